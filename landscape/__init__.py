@@ -1,0 +1,41 @@
+"""Loss landscapes, curvature and training dynamics of neural networks.
+
+An objective is the mean loss of any model over fixed data, as a function of its parameters.
+A probe asks one question of an objective and answers with a labelled data set.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from landscape.eigen import Eigenpairs, eigenpairs
+    from landscape.measure import ask
+    from landscape.objective import Objective
+    from landscape.operators import Hessian
+    from landscape.parameters import ParameterLayout
+    from landscape.store import Store
+
+_HOMES = {
+    "Eigenpairs": "landscape.eigen",
+    "Hessian": "landscape.operators",
+    "Objective": "landscape.objective",
+    "ParameterLayout": "landscape.parameters",
+    "Store": "landscape.store",
+    "ask": "landscape.measure",
+    "eigenpairs": "landscape.eigen",
+}
+
+__all__ = ["Eigenpairs", "Hessian", "Objective", "ParameterLayout", "Store", "ask", "eigenpairs"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use, so that ``import landscape`` stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""CNNs and every factor they are trained under: architectures, data, optimizers, schedules, runs."""

@@ -1,0 +1,1 @@
+"""Published claims, one file each: protocol, statistic, verdict, figure."""
