@@ -29,7 +29,8 @@ def load_pickled(path: Path) -> dict[str, Tensor]:
     """The state dict in a file saved by `torch.save`: the whole of it, or the entry of a checkpoint.
 
     Args:
-        path: The file; zip archives and the older plain format are read, TorchScript is not.
+        path: The file; zip archives and the older plain format (which has no checksums) are read,
+            TorchScript is not.
 
     Raises:
         DamagedFileError: If an entry fails its checksum, or the file cannot be parsed.
@@ -59,9 +60,7 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # zipfile raises nearly anything on a damaged archive
         raise DamagedFileError(f"{path} is damaged: {error}; restore a copy of it") from error
     if damaged:
-        raise DamagedFileError(
-            f"{path} is damaged: entry {damaged!r} fails its checksum; restore a copy of it"
-        )
+        raise DamagedFileError(f"{path} is damaged: entry {damaged!r} fails its checksum; restore a copy of it")
 
 
 def _explain(path: Path, error: Exception) -> StoreError:
