@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import xarray as xr
 
 from landscape.execution import Progress, Work, open_executor, working
+from landscape.identity import plain
 from landscape.objective import Objective
 from landscape.provenance import provenance
 from landscape.store import Journal, Store
@@ -71,6 +71,7 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
     Raises:
         TypeError: If the probe does not return an `xarray.Dataset`.
     """
+    identity = objective.identity()
     started, passes = time.monotonic(), objective.num_passes
     with working(work):
         answer = probe(objective)
@@ -80,8 +81,9 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
         probe=kebab(type(probe).__name__),
         probe_class=f"{type(probe).__module__}:{type(probe).__qualname__}",
         probe_fields=json.dumps(probe_fields(probe), sort_keys=True),
-        **{key: _attribute(value) for key, value in objective.identity().items()},
-        **provenance(objective.device),
+        **{key: _attribute(value) for key, value in identity.items()},
+        **provenance(),
+        device=_name_of(objective.device),
         wall_seconds=time.monotonic() - started,
         data_passes=objective.num_passes - passes + work.remote_passes,
     )
@@ -99,7 +101,7 @@ def answer_name(probe: Probe, objective: Objective) -> str:
 
 
 def probe_fields(probe: Probe) -> dict[str, Any]:
-    """Write the fields of a probe as plain values; objects other than numbers and text by their `str`.
+    """Write the fields of a probe as plain values; objects other than numbers, text and arrays by their `str`.
 
     Raises:
         TypeError: If the probe is not a dataclass.
@@ -108,7 +110,7 @@ def probe_fields(probe: Probe) -> dict[str, Any]:
         raise TypeError(
             f"a probe must be a frozen dataclass, {type(probe).__name__} is not; add @dataclass(frozen=True)."
         )
-    return {field.name: _plain(getattr(probe, field.name)) for field in fields(probe)}
+    return {field.name: plain(getattr(probe, field.name)) for field in fields(probe)}
 
 
 def kebab(name: str) -> str:
@@ -116,18 +118,12 @@ def kebab(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower().strip("_")
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value)
-
-
 def _attribute(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _agree_on_recipe(journal: Journal, objective: Objective) -> None:
