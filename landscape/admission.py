@@ -14,7 +14,7 @@ from landscape.examples import Examples
 from landscape.randomness import moved_buffers, name_the_random_part
 from landscape.structures import map_tensors
 
-_SAMPLE = 16  # examples on which the loss is tried out
+SAMPLE = 64  # examples on which a loss is tried out; so many hold a rare class with its weight
 _IGNORED = -100  # torch's default for a label that does not count
 
 Evaluate = Callable[[Any], Tensor]
@@ -126,13 +126,13 @@ def require_one_number(loss: Any) -> None:
         raise ValueError(f"the loss of a batch must be a tensor with one number, its mean, got {came}.")
 
 
-def require_determinism(model: nn.Module, evaluate: Evaluate, examples: Examples) -> None:
-    """Evaluate a few examples twice.
+def require_determinism(model: nn.Module, evaluate: Evaluate, examples: Examples, most: int = SAMPLE) -> None:
+    """Evaluate a few examples, at most `most`, twice.
 
     Raises:
         ValueError: If the two losses differ or a buffer has moved; the message names the module.
     """
-    batch, _ = next(examples.batches(_SAMPLE))
+    batch, _ = next(examples.batches(min(most, 16)))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
         first, second = evaluate(batch), evaluate(batch)
@@ -148,7 +148,7 @@ def require_determinism(model: nn.Module, evaluate: Evaluate, examples: Examples
             raise ValueError(f"the loss is not deterministic ({first.item()} then {second.item()}): {reason}")
 
 
-def require_mean(evaluate: Evaluate, examples: Examples) -> None:
+def require_mean(evaluate: Evaluate, examples: Examples, most: int = SAMPLE) -> None:
     """Refuse a sum over examples: it doubles when every example is there twice, a mean stays.
 
     Raises:
@@ -156,7 +156,7 @@ def require_mean(evaluate: Evaluate, examples: Examples) -> None:
     """
     if not examples.divisible:
         return
-    batch, _ = next(examples.batches(_SAMPLE))
+    batch, _ = next(examples.batches(min(max(most // 2, 1), 8)))
     twice = map_tensors(lambda part: torch.cat([part, part]), batch)
     with torch.no_grad():
         once, doubled = evaluate(batch), evaluate(twice)
@@ -167,15 +167,16 @@ def require_mean(evaluate: Evaluate, examples: Examples) -> None:
         )
 
 
-def depends_on_cuts(evaluate: Evaluate, examples: Examples) -> bool:
+def depends_on_cuts(evaluate: Evaluate, examples: Examples, most: int = SAMPLE) -> bool:
     """Whether the loss of a few examples differs from the mean over their parts, beyond rounding.
 
     So it does where the loss is no plain mean over examples, for example with class weights, or where
     examples see one another, for example in BatchNorm without running statistics.
     """
-    if not examples.divisible or len(examples) < 6:  # a part of one example has no batch statistics
+    number = min(most, len(examples))
+    if not examples.divisible or number < 6:  # a part of one example has no batch statistics
         return False
-    sample = examples.take(min(_SAMPLE, len(examples)))
+    sample = examples.take(number)
     parts = list(sample.batches(len(sample) // 3 + 1))
     with torch.no_grad():
         whole = evaluate(next(sample.batches(len(sample)))[0]).double()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.admission import (
+    SAMPLE,
     depends_on_cuts,
     first_loss,
     is_classification,
@@ -306,10 +307,19 @@ class Objective:
                 require_pairs(examples, where)
                 require_labels(self._module, self.loss_function, examples, where)
             require_one_number(self._first_loss(examples, where))
-        require_determinism(self._module, self.batch_loss, self.examples)
-        require_mean(self.batch_loss, self.examples)
-        self.depends_on_cuts = self.normalization == "batch" or depends_on_cuts(self.batch_loss, self.examples)
+        self.depends_on_cuts = self._try_out() or self.normalization == "batch"
         self.batch_size = self._choose_batch_size(batch_size)
+
+    def _try_out(self, most: int = SAMPLE) -> bool:
+        """Evaluate at most so many examples, fewer where they do not fit; say whether the loss depends on cuts."""
+        try:
+            require_determinism(self._module, self.batch_loss, self.examples, most)
+            require_mean(self.batch_loss, self.examples, most)
+            return depends_on_cuts(self.batch_loss, self.examples, most)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or most == 1:
+                raise
+        return self._try_out(most // 2)
 
     def _first_loss(self, examples: Examples, where: str) -> Tensor:
         for in_double in (self.loss_function is not None, False):
