@@ -1,0 +1,183 @@
+"""One look for every figure: the style file, colours, plain text, notes, and saving whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import cache, wraps
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
+Width = Literal["single", "double"]
+WIDTHS: dict[str, float] = {"single": 3.25, "double": 6.75}  # inches: one column and two of a two-column page
+
+# Okabe & Ito, "Color Universal Design" (2008): told apart with every common form of colour blindness.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+GREY = "0.35"
+LONGEST_TEXT = 200  # characters of a text from a file that are drawn; 200,000 would take 11 s
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@cache
+def _paper_parameters() -> dict[str, Any]:
+    """Matplotlib's own defaults under our style file, so that no `matplotlibrc` of the user's changes a figure."""
+    parameters = matplotlib.rc_params_from_file(STYLE_FILE, use_default_template=True)
+    return {name: parameters[name] for name in parameters if not name.startswith(("backend", "interactive", "toolbar"))}
+
+
+def paper_style() -> AbstractContextManager[None]:
+    """The context in which figures are drawn and saved."""
+    return matplotlib.rc_context(_paper_parameters())
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the paper style, down to the ticks, which matplotlib otherwise makes only when the figure is saved."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with paper_style():
+            figure = draw(*args, **kwargs)
+            if kwargs.get("ax") is None:
+                figure.draw_without_rendering()
+        return figure
+
+    return drawn
+
+
+def new_axes(height: float = 2.3, **options: Any) -> Axes:
+    """The only axes of a new figure, one column wide and `height` inches high; a layout that fits the labels."""
+    layout = options.pop("layout", "constrained")
+    return Figure(figsize=(WIDTHS["single"], height), layout=layout).add_subplot(**options)
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that `ax` belongs to."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def plain(text: object, limit: int = LONGEST_TEXT) -> str:
+    """A text from a file as one printable line of at most `limit` characters."""
+    line = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * limit])
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def shortened(name: str, limit: int = 22) -> str:
+    """A long name with its middle left out: the ends of a layer's name tell most."""
+    name = plain(name)
+    if len(name) <= limit:
+        return name
+    tail = (limit - 1) * 2 // 3
+    return name[: limit - 1 - tail] + "…" + name[-tail:]
+
+
+def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
+    """Write what a reader must know under the x label (or under another artist): counts, shares, verdicts."""
+    text = "\n".join(textwrap.fill(plain(line), 66) for line in lines if line)
+    if not text:
+        return
+    annotation = ax.annotate(
+        text,
+        xy=(0.5, 0),
+        xycoords=below or ax.xaxis.label,
+        xytext=(0, -2),
+        textcoords="offset points",
+        ha="center",
+        va="top",
+        fontsize=6,
+        color=GREY,
+        annotation_clip=False,
+    )
+    annotation.set_gid("note")
+
+
+def notes(figure: Figure) -> str:
+    """All notes written on a figure."""
+    return "\n".join(text.get_text() for ax in figure.axes for text in ax.texts if text.get_gid() == "note")
+
+
+def legend_above(ax: Axes, columns: int = 4) -> None:
+    """A legend over the axes, where it can never hide data."""
+    handles, _ = ax.get_legend_handles_labels()
+    if handles:
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, len(handles)))
+
+
+def count(number: int, what: str) -> str:
+    """"1 value", "3 values", and nothing for none."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}" if number else ""
+
+
+def save(
+    figure: Figure,
+    path: str | Path,
+    formats: Sequence[str] = ("pdf", "png"),
+    width: Width | None = None,
+) -> list[Path]:
+    """Save a figure in each format, each file whole or not at all.
+
+    Args:
+        figure: A figure from this package; its height stays.
+        path: Where, without the suffix; the folder is made if need be.
+        formats: File suffixes that matplotlib knows. PDF embeds its fonts as TrueType (Type 42); PNG has 300 dpi.
+        width: "single" (3.25 in) or "double" (6.75 in) column; None keeps the figure's own.
+
+    Returns:
+        The files, in the order of `formats`.
+
+    Raises:
+        ValueError: If a format or the width is unknown.
+    """
+    known = figure.canvas.get_supported_filetypes()
+    if unknown := [suffix for suffix in formats if suffix not in known]:
+        raise ValueError(f"expected figure formats among {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    if width is not None and width not in WIDTHS:
+        raise ValueError(f"expected width 'single' (3.25 in) or 'double' (6.75 in); got {width!r}")
+    if width is not None:
+        figure.set_figwidth(WIDTHS[width])
+    with paper_style():
+        return [_save_one(figure, Path(f"{path}.{suffix}"), suffix) for suffix in formats]
+
+
+def _save_one(figure: Figure, path: Path, suffix: str) -> Path:
+    """Write beside the target, then rename over it."""
+    # Without a date in it, the same figure is the same file.
+    undated: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix, {})
+    return write_whole(path, lambda file: figure.savefig(file, format=suffix, metadata=undated or None))
+
+
+def write_whole(path: Path, write: Callable[[Any], object]) -> Path:
+    """Let `write` fill a temporary file in the same folder, then rename it: whole or absent, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:80]}.", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    return path
