@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from landscape.figures.scales import finite, number
-from landscape.figures.style import LINES, count, figure_of, legend_above, new_axes, note, shortened, styled
+from landscape.figures.scales import finite, log_axis, number
+from landscape.figures.style import LINES, count, figure_of, legend_above, new_axes, note, styled, told_apart
 
 MOST_COLUMNS = 300  # of a heat map; more steps are averaged in groups
 MOST_POINTS = 100  # of a line; more steps become medians of groups
@@ -92,17 +92,15 @@ def _missing_note(values: NDArray[np.float64]) -> str:
 
 
 def _name_layers(ax: Axes, names: list[str], most: int = 26) -> None:
-    """Write as many layer names as fit, without the ending that all of them share."""
-    if all(name.endswith(".weight") and len(name) > len(".weight") for name in names):
-        names = [name.removesuffix(".weight") for name in names]
-    every = -(-len(names) // most)
-    shown = range(0, len(names), every)
-    ax.set_yticks(list(shown), [shortened(names[i]) for i in shown], fontsize=5.5)
+    """Write as many layer names as fit."""
+    names = told_apart(names)
+    shown = range(0, len(names), -(-len(names) // most))
+    ax.set_yticks(list(shown), [names[i] for i in shown], fontsize=5.5)
 
 
 @styled
 def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
-    """How far each step moved each layer, ‖Δθ‖/‖θ‖ in log10, with the guide at 1e-3.
+    """How far each step moved each layer, ‖Δθ‖/‖θ‖ on a log axis, with the guide at 1e-3.
 
     With more than 100 steps, a point is the median of a group of steps. Up to six layers are told apart by
     name; more are coloured by depth.
@@ -121,24 +119,21 @@ def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ratios = training["update_ratio"].transpose("step", "layer")
     ax = ax or new_axes(2.3)
     names = [str(name) for name in ratios["layer"].values]
-    steps, logs, group = _points(ratios)
+    steps, middle, group = _points(ratios)
     by_depth = len(names) > 6
     colours = colormaps["viridis"](np.linspace(0, 0.92, len(names))) if by_depth else LINES
-    for index, name in enumerate(names):
+    for index, (name, label) in enumerate(zip(names, told_apart(names, 20), strict=True)):
         ax.plot(
             steps,
-            logs[:, index],
+            middle[:, index],
             color=colours[index],
             linewidth=0.7 if by_depth else 1,
             marker="o" if len(steps) == 1 else "",
-            label=None if by_depth else shortened(name, 20),
+            label=None if by_depth else label,
             gid=name,
         )
-    ax.axhline(np.log10(GUIDE), color="black", linestyle="--", linewidth=0.8, label="1e-3 guide", gid="guide")
-    low, high = (np.min(finite([*logs.ravel(), -3])), np.max(finite([*logs.ravel(), -3])))
-    ax.set_ylim(low - 0.3, high + 0.3)
-    ax.yaxis.set_major_locator(MaxNLocator(6, integer=high - low > 1.5))
-    ax.yaxis.set_major_formatter(FuncFormatter(_power))
+    ax.axhline(GUIDE, color="black", linestyle="--", linewidth=0.8, label="1e-3 guide", gid="guide")
+    log_axis(ax.yaxis, [*middle.ravel(), GUIDE / 2, GUIDE * 2])
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_ylabel("Update / weight, ‖Δθ‖ / ‖θ‖")
@@ -157,13 +152,13 @@ def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 
 
 def _points(ratios: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """Middle steps of the groups, (group, layer) median of log10 in them, and steps per group."""
+    """Middle steps of the groups, (group, layer) median ratio in them (NaN for none above 0), steps per group."""
     steps = np.asarray(ratios["step"].values, dtype=float)
     logs = _log10(ratios.values)
     group = -(-len(steps) // MOST_POINTS)
     cuts = np.arange(0, len(steps), group)
     middles = np.array([steps[cut : cut + group].mean() for cut in cuts])
-    return middles, np.array([_median(logs[cut : cut + group]) for cut in cuts]), group
+    return middles, 10.0 ** np.array([_median(logs[cut : cut + group]) for cut in cuts]), group
 
 
 def _median(rows: NDArray[np.float64]) -> NDArray[np.float64]:

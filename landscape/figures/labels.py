@@ -15,6 +15,7 @@ _DIRECTIONS = {
     "pca": "trajectory PCA component",
     "hessian": "Hessian eigenvector",
 }
+SYMBOLS = {"alpha": "α", "beta": "β"}
 _METRICS = {"loss": "Loss", "accuracy": "Accuracy", "error": "Error"}
 
 
@@ -26,30 +27,31 @@ def quantity(answer: xr.Dataset, metric: str) -> str:
 
 
 def direction_label(answer: xr.Dataset, axis: str) -> str:
-    """The label of a slice's axis: the coordinate, what it runs along, and how long one unit of it is."""
-    symbol = {"alpha": "α", "beta": "β"}[axis]
+    """The label of a slice's axis: the coordinate and what it runs along."""
     kind = str(answer.attrs.get("directions", "direction"))
     words = _DIRECTIONS.get(kind, plain(kind, 40))
     if "beta" in answer.dims:
         words += " 1" if axis == "alpha" else " 2"
-    unit = _unit_length(answer, axis)
-    return f"{symbol}, {words}" + (f" ({unit})" if unit else "")
+    return f"{SYMBOLS[axis]}, {words}"
 
 
-def _unit_length(answer: xr.Dataset, axis: str) -> str:
-    """What one unit of the axis stands for: a share of the variance, or of the norm of the filters."""
-    if "explained_share" in answer:
-        share = float(answer["explained_share"].values.flat[0 if axis == "alpha" else 1])
-        return f"{share:.0%} of variance"
-    for name in (f"step_ratio_{axis}", "step_ratio"):
-        if name in answer and np.isfinite(ratio := float(answer[name].median())):
-            return f"{symbol_of(axis)} = 1: {ratio:.2g} ‖filters‖"
-    return ""
+def unit_note(answer: xr.Dataset) -> str:
+    """How long one unit of each axis is, against the norm of the model's filters; "" if that is not stored."""
+    names = {"α": "step_ratio_alpha", "β": "step_ratio_beta"} if "beta" in answer.dims else {"α": "step_ratio"}
+    ratios = {symbol: float(answer[name].median()) for symbol, name in names.items() if name in answer}
+    if not ratios or not all(np.isfinite(list(ratios.values()))):
+        return ""
+    lengths = ", ".join(f"{symbol} = 1: {ratio:.2g}" for symbol, ratio in ratios.items())
+    return f"{lengths} of the norm of the filters"
 
 
-def symbol_of(axis: str) -> str:
-    """The Greek letter of a slice coordinate."""
-    return {"alpha": "α", "beta": "β"}[axis]
+def share_note(answer: xr.Dataset) -> str:
+    """How much of the trajectory's variance the plane holds, beside what a random walk would give."""
+    if "explained_share" not in answer:
+        return ""
+    share = float(answer["explained_share"].values[:2].sum())
+    null = float(answer["random_walk_share"].values[:2].sum()) if "random_walk_share" in answer else None
+    return f"the plane holds {share:.0%} of the variance" + (f" (random walk: {null:.0%})" if null else "")
 
 
 def at_seed(answer: xr.Dataset, seed: int) -> xr.Dataset:

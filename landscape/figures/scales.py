@@ -68,17 +68,17 @@ def log_axis(axis: Axis, values: ArrayLike, most: int = 6) -> None:
     axis.set_major_formatter(FuncFormatter(number))
 
 
-def symlog_axis(axis: Axis, values: ArrayLike, most: int = 7) -> None:
-    """Make a y axis linear around zero and logarithmic beyond the smallest magnitude that stands there."""
-    numbers = finite(values)
-    magnitudes = np.abs(numbers[numbers != 0])
-    threshold = 10.0 ** floor(log10(magnitudes.min()))
+def symlog_axis(axis: Axis, values: ArrayLike, errors: ArrayLike = 0.0, most: int = 8) -> None:
+    """Make a y axis linear around zero and logarithmic beyond what stands out of the errors; bars fit in it."""
+    numbers, bars = np.broadcast_arrays(np.asarray(values, dtype=float), np.asarray(errors, dtype=float))
+    smallest = np.abs(numbers[numbers != 0]).min()
+    threshold = 10.0 ** floor(log10(max(smallest, bars.min())))
+    low, high = min((numbers - bars).min(), 0.0), max((numbers + bars).max(), 0.0)
     axis.axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
-    low, high = numbers.min(), numbers.max()
-    axis.axes.set_ylim(2.5 * low if low < 0 else -0.5 * threshold, 2.5 * high if high > 0 else 0.5 * threshold)
-    decades = log_levels(threshold, magnitudes.max() * 1.01, max(3, most // (1 + (low < 0 < high)) + 1))
-    ticks = np.array([*(-decades[::-1]), 0.0, *decades])
-    bottom, top = axis.axes.get_ylim()
-    axis.set_major_locator(FixedLocator(ticks[(ticks >= bottom) & (ticks <= top)]))
+    axis.axes.set_ylim(2 * low or -0.5 * threshold, 2 * high or 0.5 * threshold)
+    up, down = (1 + floor(log10(max(2 * end / threshold, 0.1))) for end in (high, -low))
+    step = -(-(up + down) // most)
+    ticks = [*(-threshold * 10.0 ** np.arange(0, down, step)), 0.0, *(threshold * 10.0 ** np.arange(0, up, step))]
+    axis.set_major_locator(FixedLocator(sorted(ticks)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(number))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from landscape.figures.labels import direction_label, quantity
+from landscape.figures.labels import direction_label, quantity, unit_note
 from landscape.figures.scales import finite, is_wide, log_axis
 from landscape.figures.style import (
     BLACK,
@@ -58,7 +58,7 @@ def slice_band(answer: xr.Dataset, *, metric: str = "loss", ax: Axes | None = No
     ax.set_xlabel(direction_label(answer, "alpha"))
     ax.set_ylabel(quantity(answer, metric))
     legend_above(ax)
-    note(ax, [_seeds(answer), f"{count(broken, 'non-finite value')} (×)" if broken else ""])
+    note(ax, [unit_note(answer), _seeds(answer), f"{count(broken, 'non-finite value')} (×)" if broken else ""])
     return figure_of(ax)
 
 

@@ -37,9 +37,8 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         start = int(x[-1]) + 2 if len(x) else start
     ax.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     everything = finite(spectrum["eigenvalue"].values)
-    magnitudes = np.abs(everything[everything != 0])
-    if is_wide(magnitudes, 50):
-        symlog_axis(ax.yaxis, everything)
+    if is_wide(np.abs(everything[everything != 0]), 50):
+        symlog_axis(ax.yaxis, everything, _residuals(spectrum))
     every = 1 + len(ticks) // 16
     ax.set_xticks([x for x, _ in ticks[::every]], [label for _, label in ticks[::every]])
     ax.set_xlim(-0.7, max(start - 1.3, 0.7))
@@ -48,6 +47,13 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     legend_above(ax, columns=3)
     note(ax, _verdict(spectrum))
     return figure_of(ax)
+
+
+def _residuals(spectrum: xr.Dataset) -> np.ndarray:
+    """The residual of every finite eigenvalue, in the order in which `finite` gives those."""
+    values = np.asarray(spectrum["eigenvalue"].values, dtype=float)
+    residuals = spectrum["residual"].values if "residual" in spectrum else np.zeros_like(values)
+    return np.nan_to_num(np.asarray(residuals, dtype=float)[np.isfinite(values)])
 
 
 def _pairs(end: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,5 +94,5 @@ def _rank_labels(number: int, end: str) -> list[str]:
 def _verdict(spectrum: xr.Dataset) -> list[str]:
     verdict, reason = (plain(spectrum.attrs.get(name, "")) for name in ("verdict", "verdict_reason"))
     missing = spectrum["eigenvalue"].size - finite(spectrum["eigenvalue"].values).size
-    lines = [f"{verdict}: {reason}" if reason else verdict, "bars: residual ‖Hv − λv‖"]
+    lines = [f"{verdict}: {reason}" if reason else verdict, "bars, where longer than the dot: residual ‖Hv − λv‖"]
     return [*lines, f"{count(missing, 'non-finite value')} left out" if missing else ""]

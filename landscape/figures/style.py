@@ -32,6 +32,7 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
 )
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "0.35"
+NOTE_WIDTH = 60  # characters of a line of notes, which fit one column
 LONGEST_TEXT = 200  # characters of a text from a file that are drawn; 200,000 would take 11 s
 
 P = ParamSpec("P")
@@ -92,9 +93,20 @@ def shortened(name: str, limit: int = 22) -> str:
     return name[: limit - 1 - tail] + "…" + name[-tail:]
 
 
+def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
+    """Long names shortened where they are alike: an ending that all share goes, then a beginning, then middles."""
+    short = [plain(name) for name in names]
+    if len(short) > 1 and all(name.endswith(".weight") for name in short):
+        short = [name.removesuffix(".weight") for name in short]
+    shared = os.path.commonprefix(short).rpartition(".")[0]
+    if len(short) > 1 and shared and max(map(len, short)) > limit:
+        short = ["…" + name[len(shared) + 1 :] for name in short]
+    return [shortened(name, limit) for name in short]
+
+
 def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
     """Write what a reader must know under the x label (or under another artist): counts, shares, verdicts."""
-    text = "\n".join(textwrap.fill(plain(line), 66) for line in lines if line)
+    text = "\n".join(textwrap.fill(plain(line), NOTE_WIDTH) for line in lines if line)
     if not text:
         return
     annotation = ax.annotate(

@@ -13,12 +13,14 @@ from matplotlib.colors import BoundaryNorm, LightSource, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
-from landscape.figures.labels import at_seed, direction_label, quantity, seed_note
+from landscape.figures.labels import SYMBOLS, at_seed, direction_label, quantity, seed_note, share_note, unit_note
 from landscape.figures.scales import finite, is_wide, linear_levels, log_levels, number
 from landscape.figures.style import (
     BLACK,
     GREY,
+    NOTE_WIDTH,
     ORANGE,
     VERMILLION,
     count,
@@ -81,29 +83,35 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
     Returns:
         The figure: α runs to the right, β upwards.
     """
-    ax = ax or new_axes(3.0, layout="compressed")
     one = at_seed(surface, seed)
-    plane = Plane.of(one, metric)
+    plane, trajectory = Plane.of(one, metric), trajectory_of(one)
+    lines = [unit_note(one), seed_note(surface, seed), *_warnings(one, plane, trajectory, "hatched")]
+    ax = ax or new_axes(_height(plane, lines))
     ax.set_xlim(plane.alpha.min(), plane.alpha.max())
     ax.set_ylim(plane.beta.min(), plane.beta.max())
-    ax.set_box_aspect(float(np.clip(np.ptp(plane.beta) / np.ptp(plane.alpha), 0.6, 1.1)))
     _hatch_gaps(ax, plane)
     if plane.finite.size:
         _fill(ax, plane, quantity(surface, metric))
-    ax.plot(0, 0, "+", color=BLACK, markersize=6, markeredgewidth=1, label="checkpoint", gid="checkpoint")
-    trajectory = trajectory_of(one)
     if trajectory:
         _draw_trajectory(ax, trajectory)
+    mark = {"markerfacecolor": "white", "markersize": 4.5, "markeredgewidth": 0.6, "linestyle": "none"}
+    ax.plot(0, 0, "X", color=BLACK, label="checkpoint", gid="checkpoint", **mark)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     legend_above(ax)
-    note(ax, [seed_note(surface, seed), _gap_note(plane, "hatched"), trajectory.off_plane_note() if trajectory else ""])
+    note(ax, lines)
     return figure_of(ax)
 
 
-def _levels(plane: Plane, most: int = 14) -> NDArray[np.float64]:
+def _height(plane: Plane, lines: list[str]) -> float:
+    """Inches that give α and β about the same scale in one column, above the lines of notes."""
+    shape = float(np.clip(np.ptp(plane.beta) / np.ptp(plane.alpha), 0.55, 1.1))
+    return 0.7 + 2.15 * shape + 0.1 * sum(1 + len(line) // NOTE_WIDTH for line in lines if line)
+
+
+def _levels(plane: Plane, most: int = 18) -> NDArray[np.float64]:
     low, high = plane.finite.min(), plane.finite.max()
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         margin = 0.5 * abs(low) or 0.5
@@ -122,11 +130,21 @@ def _fill(ax: Axes, plane: Plane, label: str) -> None:
     if len(lines):
         ax.contour(plane.alpha, plane.beta, values, levels=lines, colors="white", linewidths=0.3, alpha=0.7)
     bar = figure_of(ax).colorbar(filled, ax=ax, spacing="uniform", aspect=28, pad=0.02, drawedges=len(lines) > 0)
-    bar.set_ticks(levels[:: 1 + len(levels) // 12] if len(lines) else [float(plane.finite[0])])
+    bar.set_ticks(_bar_ticks(plane, levels))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(number))
     bar.dividers.set(color="white", linewidth=0.3)
     bar.outline.set_linewidth(0.4)  # type: ignore[operator]
     bar.set_label(label)
+
+
+def _bar_ticks(plane: Plane, levels: NDArray[np.float64]) -> list[float]:
+    """Those levels whose numbers stand beside the colour bar: the roundest, nine at most."""
+    if len(levels) == 2:
+        return [float(plane.finite[0])]
+    if not plane.is_log:
+        return [float(level) for level in levels[:: 1 + len(levels) // 10]]
+    round_numbers = log_levels(levels[0], levels[-1], 9)
+    return [float(level) for level in levels if np.isclose(level, round_numbers, rtol=1e-9).any()]
 
 
 def _hatch_gaps(ax: Axes, plane: Plane) -> None:
@@ -138,9 +156,11 @@ def _hatch_gaps(ax: Axes, plane: Plane) -> None:
         ax.text(0.5, 0.6, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
 
 
-def _gap_note(plane: Plane, how: str) -> str:
+def _warnings(answer: xr.Dataset, plane: Plane, trajectory: Trajectory | None, gaps: str) -> list[str]:
+    """What a reader must know of the picture: points without a value, and how far the trajectory is from it."""
     missing = plane.values.size - plane.finite.size
-    return f"{count(missing, 'non-finite point')} of {plane.values.size:,} ({how})" if missing else ""
+    points = f"{count(missing, 'non-finite point')} of {plane.values.size:,} ({gaps})" if missing else ""
+    return [points, share_note(answer), trajectory.off_plane_note() if trajectory else ""]
 
 
 def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
@@ -157,7 +177,7 @@ def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
             markerfacecolor=face,
             markersize=4.5,
             linestyle="none",
-            label=f"{word} (step {trajectory.step[index]:,})",
+            label=word,
             gid=word,
         )
     for index in trajectory.labelled(ax.get_xlim(), ax.get_ylim()):
@@ -190,27 +210,35 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
     """
     ax = ax or new_axes(2.9, layout="none", projection="3d", computed_zorder=False)
     one = at_seed(surface, seed)
-    plane = Plane.of(one, metric)
+    plane, trajectory = Plane.of(one, metric), trajectory_of(one)
     if plane.finite.size:
         _draw_sheet(ax, plane)
-    trajectory = trajectory_of(one)
+    else:
+        ax.text2D(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", color=GREY)  # type: ignore[attr-defined]
     if trajectory and plane.finite.size:
         _draw_flight(ax, plane, trajectory)
-    _dress(ax, plane, one, quantity(surface, metric))
-    lines = [seed_note(surface, seed), _gap_note(plane, "left out"), trajectory.off_plane_note() if trajectory else ""]
-    note(ax, lines, below=ax.patch)
+    _dress(ax, plane, quantity(surface, metric))
+    note(ax, [seed_note(surface, seed), *_warnings(one, plane, trajectory, "left out")], below=ax.patch)
     return figure_of(ax)
 
 
 def _draw_sheet(ax: Axes, plane: Plane) -> None:
-    height, norm = _heights(plane, plane.gaps), _color_norm(plane)
-    colours = ScalarMappable(norm, colormaps["viridis"]).to_rgba(plane.gaps.T)
-    shown = np.nan_to_num(height.T, nan=float(np.nanmin(height)))
-    shaded = LightSource(azdeg=315, altdeg=50).shade_rgb(colours[..., :3], shown, fraction=0.6)
+    height = _heights(plane, plane.gaps).T
+    colours = ScalarMappable(_color_norm(plane), colormaps["viridis"]).to_rgba(plane.gaps.T)[..., :3]
+    low, span = np.nanmin(height), np.nanmax(height) - np.nanmin(height)
+    relief = _without_holes((height - low) / (span or 1.0))  # in a unit box: the light falls as on the drawing
+    light = LightSource(azdeg=300, altdeg=45)
+    dy, dx = (1.3 / size for size in relief.shape)
+    shaded = light.shade_rgb(colours, relief, fraction=0.7, blend_mode="soft", dx=dx, dy=dy)
     a, b = np.meshgrid(plane.alpha, plane.beta)
-    ax.plot_surface(  # type: ignore[attr-defined]
-        a, b, height.T, facecolors=shaded, rcount=101, ccount=101, shade=False, linewidth=0, antialiased=False, zorder=1
-    ).set_rasterized(True)
+    options = {"rcount": 101, "ccount": 101, "shade": False, "linewidth": 0, "antialiased": False, "zorder": 1}
+    ax.plot_surface(a, b, height, facecolors=shaded, **options).set_rasterized(True)  # type: ignore[attr-defined]
+
+
+def _without_holes(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each NaN replaced by the nearest finite value, so that no edge of a hole throws a shadow."""
+    nearest = distance_transform_edt(np.isnan(values), return_distances=False, return_indices=True)
+    return np.asarray(values[tuple(nearest)])
 
 
 def _draw_flight(ax: Axes, plane: Plane, trajectory: Trajectory) -> None:
@@ -230,11 +258,13 @@ def _color_norm(plane: Plane) -> Normalize:
     return LogNorm(low, high) if plane.is_log else Normalize(low, high if high > low else low + 1)
 
 
-def _dress(ax: Axes, plane: Plane, answer: xr.Dataset, label: str) -> None:
+def _dress(ax: Axes, plane: Plane, label: str) -> None:
     """View, ticks and labels of a 3D axes."""
     ax.view_init(elev=32, azim=-58)  # type: ignore[attr-defined]
-    ax.set_box_aspect((1, 1, 0.75), zoom=0.88)
-    ax.set_position((0.0, 0.1, 0.94, 0.9))
+    ax.set_box_aspect((1, 1, 0.75), zoom=1.0)
+    ax.set_position((0.0, 0.17, 0.96, 0.85))
+    ax.set_xlim(plane.alpha.min(), plane.alpha.max())
+    ax.set_ylim(plane.beta.min(), plane.beta.max())
     if plane.finite.size:
         low, high = plane.finite.min(), plane.finite.max()
         levels = log_levels(low, high, 7) if plane.is_log else linear_levels(low, high, 6)
@@ -247,8 +277,12 @@ def _dress(ax: Axes, plane: Plane, answer: xr.Dataset, label: str) -> None:
         axis.set_pane_color((1, 1, 1, 0))
         axis._axinfo["grid"].update(color="0.88", linewidth=0.4)
         axis.set_tick_params(pad=-3 if axis is not ax.zaxis else -1)  # type: ignore[attr-defined]
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-    ax.set_xlabel(direction_label(answer, "alpha").split(",")[0], labelpad=-8)
-    ax.set_ylabel(direction_label(answer, "beta").split(",")[0], labelpad=-8)
-    ax.set_zlabel(label, labelpad=-4)  # type: ignore[attr-defined]
+    for axis, values in ((ax.xaxis, plane.alpha), (ax.yaxis, plane.beta[::-1])):
+        far, near = values[0], values[-1]  # both axes end in the near corner, where their last labels would collide
+        ticks = linear_levels(float(values.min()), float(values.max()), 6)
+        share = (ticks - far) / (near - far)
+        axis.set_ticks(ticks[(share > -1e-9) & (share < 0.95)])
+        axis.set_major_formatter(FuncFormatter(number))
+    ax.set_xlabel(SYMBOLS["alpha"], labelpad=-6)
+    ax.set_ylabel(SYMBOLS["beta"], labelpad=-6)
+    ax.set_zlabel(label, labelpad=-3)  # type: ignore[attr-defined]

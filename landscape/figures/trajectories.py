@@ -45,7 +45,7 @@ class Trajectory:
         return np.asarray(surface(np.column_stack([self.alpha, self.beta])), dtype=np.float64)
 
     def labelled(self, xlim: tuple[float, float], ylim: tuple[float, float], apart: float = 0.16) -> list[int]:
-        """Inner snapshots whose step is written, far enough (in shares of the axes) from each other and the ends."""
+        """Snapshots whose step is written: both ends, and inner ones far enough (in shares of the axes) from others."""
         x = (self.alpha - xlim[0]) / (xlim[1] - xlim[0])
         y = (self.beta - ylim[0]) / (ylim[1] - ylim[0])
         chosen = [0, len(x) - 1]
@@ -53,7 +53,7 @@ class Trajectory:
             clear = all(np.hypot(x[index] - x[j], y[index] - y[j]) > apart for j in chosen)
             if clear and 0 < x[index] < 0.9 and 0 < y[index] < 0.95:
                 chosen.append(index)
-        return chosen[2:]
+        return sorted(i for i in set(chosen) if 0 <= x[i] <= 1 and 0 <= y[i] <= 1)
 
 
 def trajectory_of(answer: xr.Dataset) -> Trajectory | None:
