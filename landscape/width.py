@@ -68,7 +68,11 @@ def width(answer: xr.Dataset, rise: float = RISE, metric: str = "loss") -> Width
         raise ValueError(f"expected a positive, finite rise of the loss; got {rise}")
     alpha = np.asarray(answer["alpha"].values, dtype=np.float64)
     losses = np.atleast_2d(answer[metric].transpose(..., "alpha").values).astype(np.float64)
-    sides = [_reach(*_half(alpha, loss, side, _center(answer, metric, row)), rise) for row, loss in enumerate(losses) for side in (1, -1)]
+    sides = [
+        _reach(*_half(alpha, loss, side, _center(answer, metric, row)), rise)
+        for row, loss in enumerate(losses)
+        for side in (1, -1)
+    ]
     widths = np.array([right[0] + left[0] for right, left in zip(sides[::2], sides[1::2], strict=True)])
     censored = sum(right[1] or left[1] for right, left in zip(sides[::2], sides[1::2], strict=True))
     count = len(widths)

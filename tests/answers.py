@@ -81,7 +81,7 @@ def surface_answer(seeds=1, resolution=(31, 21), radius=(1.0, 0.5), trajectory=F
     if directions == "pca":
         answer["explained_share"] = ("component", np.array([0.81, 0.09]))
         answer["random_walk_share"] = ("component", np.array([0.61, 0.15]))
-    answer.attrs |= COMMON | {"probe": "Surface", "directions": directions, "radius": list(radius)}
+    answer.attrs |= COMMON | {"probe": "Surface", "directions": directions, "radius": np.asarray(radius)}
     return answer
 
 

@@ -108,12 +108,13 @@ def _flight(plane: Plane, trajectory: Trajectory, label: str) -> go.Scatter3d:
         x=trajectory.alpha,
         y=trajectory.beta,
         z=lifted,
-        mode="lines+markers",
+        mode="lines+markers" if trajectory.is_path else "markers",
         line={"color": VERMILLION, "width": 5},
         marker={"color": VERMILLION, "size": 2.5},
         text=[
-            f"step {step:,}<br>surface {label.lower()} {z:.4g}<br>{off:.0%} of its distance lies off the plane"
-            for step, z, off in zip(trajectory.step, height, trajectory.off_plane, strict=True)
+            f"step {step:,}<br>own {label.lower()} {own:.4g}<br>{label.lower()} of the surface under it {z:.4g}"
+            f"<br>{off:.0%} of its distance lies off the plane"
+            for step, own, z, off in zip(trajectory.step, trajectory.loss, height, trajectory.off_plane, strict=True)
         ],
         hoverinfo="text",
         name="trajectory",

@@ -12,8 +12,6 @@ _DIRECTIONS = {
     "layer": "layer-normalized direction",
     "weight": "weight-normalized direction",
     "gaussian": "Gaussian direction",
-    "pca": "trajectory PCA component",
-    "hessian": "Hessian eigenvector",
 }
 SYMBOLS = {"alpha": "α", "beta": "β"}
 _METRICS = {"loss": "Loss", "accuracy": "Accuracy", "error": "Error"}
@@ -29,9 +27,10 @@ def quantity(answer: xr.Dataset, metric: str) -> str:
 def direction_label(answer: xr.Dataset, axis: str) -> str:
     """The label of a slice's axis: the coordinate and what it runs along."""
     kind = str(answer.attrs.get("directions", "direction"))
-    words = _DIRECTIONS.get(kind, plain(kind, 40))
-    if "beta" in answer.dims:
-        words += " 1" if axis == "alpha" else " 2"
+    if kind in _DIRECTIONS:
+        words = _DIRECTIONS[kind] + ("" if "beta" not in answer.dims else " 1" if axis == "alpha" else " 2")
+    else:
+        words = plain(answer[axis].attrs.get("long_name", kind), 44)
     return f"{SYMBOLS[axis]}, {words}"
 
 

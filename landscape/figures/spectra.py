@@ -65,13 +65,19 @@ def _pairs(end: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return values[order], np.where(np.isfinite(residuals[order]), residuals[order], 0.0), converged[order]
 
 
-def _stems(
-    ax: Axes, x: np.ndarray, values: np.ndarray, residuals: np.ndarray, converged: np.ndarray, end: str
-) -> None:
+def _stems(ax: Axes, x: np.ndarray, values: np.ndarray, residuals: np.ndarray, converged: np.ndarray, end: str) -> None:
     label, colour = _ENDS.get(end, (plain(end, 24), BLUE))
     ax.vlines(x, 0, values, color=colour, linewidth=0.8)
     ax.errorbar(
-        x, values, yerr=residuals, fmt="none", ecolor="black", elinewidth=0.8, capthick=0.8, zorder=3, gid=f"{end} error"
+        x,
+        values,
+        yerr=residuals,
+        fmt="none",
+        ecolor="black",
+        elinewidth=0.8,
+        capthick=0.8,
+        zorder=3,
+        gid=f"{end} error",
     )
     for done, face, suffix in ((True, colour, ""), (False, "white", ", not converged")):
         if (chosen := converged == done).any():

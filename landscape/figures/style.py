@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, wraps
+from io import BytesIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from landscape.store.disk import Disk, explained, write_whole
 
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 Width = Literal["single", "double"]
@@ -98,9 +99,10 @@ def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
     short = [plain(name) for name in names]
     if len(short) > 1 and all(name.endswith(".weight") for name in short):
         short = [name.removesuffix(".weight") for name in short]
-    shared = os.path.commonprefix(short).rpartition(".")[0]
-    if len(short) > 1 and shared and max(map(len, short)) > limit:
-        short = ["…" + name[len(shared) + 1 :] for name in short]
+    while len(short) > 1 and max(map(len, short)) > limit and len({n.partition(".")[0] for n in short}) == 1:
+        if not all("." in name for name in short):
+            break
+        short = [name.partition(".")[2] for name in short]
     return [shortened(name, limit) for name in short]
 
 
@@ -137,7 +139,7 @@ def legend_above(ax: Axes, columns: int = 4) -> None:
 
 
 def count(number: int, what: str) -> str:
-    """"1 value", "3 values", and nothing for none."""
+    """Write a number with what it counts, "1 value" or "3 values"; nothing for none."""
     return f"{number:,} {what}{'' if number == 1 else 's'}" if number else ""
 
 
@@ -160,6 +162,8 @@ def save(
 
     Raises:
         ValueError: If a format or the width is unknown.
+        DiskFullError: If there is no space left; an older file of that name stays.
+        UnwritableError: If the operating system refuses for another reason.
     """
     known = figure.canvas.get_supported_filetypes()
     if unknown := [suffix for suffix in formats if suffix not in known]:
@@ -168,28 +172,19 @@ def save(
         raise ValueError(f"expected width 'single' (3.25 in) or 'double' (6.75 in); got {width!r}")
     if width is not None:
         figure.set_figwidth(WIDTHS[width])
-    with paper_style():
-        return [_save_one(figure, Path(f"{path}.{suffix}"), suffix) for suffix in formats]
+    path = Path(path)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(f"{path.name}.{suffix}") for suffix in formats]
+    for file, suffix in zip(files, formats, strict=True):
+        write_whole(Disk(), file, rendered(figure, suffix))
+    return files
 
 
-def _save_one(figure: Figure, path: Path, suffix: str) -> Path:
-    """Write beside the target, then rename over it."""
-    # Without a date in it, the same figure is the same file.
+def rendered(figure: Figure, suffix: str, **options: Any) -> bytes:
+    """A figure as the bytes of a file, the same for the same figure: no date goes into it."""
     undated: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(suffix, {})
-    return write_whole(path, lambda file: figure.savefig(file, format=suffix, metadata=undated or None))
-
-
-def write_whole(path: Path, write: Callable[[Any], object]) -> Path:
-    """Let `write` fill a temporary file in the same folder, then rename it: whole or absent, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:80]}.", delete=False) as file:
-        try:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    return path
+    buffer = BytesIO()
+    with paper_style():
+        figure.savefig(buffer, format=suffix, metadata=undated or None, **options)
+    return buffer.getvalue()

@@ -165,10 +165,11 @@ def _warnings(answer: xr.Dataset, plane: Plane, trajectory: Trajectory | None, g
 
 def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
     halo = [patheffects.withStroke(linewidth=2.2, foreground="white")]
-    ax.plot(trajectory.alpha, trajectory.beta, color=VERMILLION, linewidth=0.9, path_effects=halo, gid="trajectory")
+    if trajectory.is_path:
+        ax.plot(trajectory.alpha, trajectory.beta, color=VERMILLION, linewidth=0.9, path_effects=halo, gid="trajectory")
     ax.plot(trajectory.alpha, trajectory.beta, "o", color=VERMILLION, markersize=1.8, gid="snapshots")
-    ends = ((0, "o", "white", "start"), (-1, "s", ORANGE, "end"))
-    for index, marker, face, word in ends:
+    words = ("start", "end") if trajectory.is_path else ("first point", "last point")
+    for index, marker, face, word in ((0, "o", "white", words[0]), (-1, "s", ORANGE, words[1])):
         ax.plot(
             trajectory.alpha[index],
             trajectory.beta[index],
@@ -246,7 +247,8 @@ def _draw_flight(ax: Axes, plane: Plane, trajectory: Trajectory) -> None:
     height = _heights(plane, trajectory.heights(plane.alpha, plane.beta, plane.gaps))
     lift = _LIFT * (float(np.ptp(finite(_heights(plane, plane.finite)))) or 1.0)
     path = [np.where(inside, v, np.nan) for v in (trajectory.alpha, trajectory.beta, height + lift)]
-    ax.plot(*path, color=VERMILLION, linewidth=1, marker="o", markersize=1.6, zorder=5, gid="trajectory")
+    line = "-" if trajectory.is_path else "none"
+    ax.plot(*path, line, color=VERMILLION, linewidth=1, marker="o", markersize=1.6, zorder=5, gid="trajectory")
 
 
 def _heights(plane: Plane, values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,10 +20,14 @@ class Trajectory:
     beta: NDArray[np.float64]  # (T,)
     off_plane: NDArray[np.float64]  # (T,) share of the distance from the checkpoint that lies off the plane, 0..1
     step: NDArray[np.int64]  # (T,)
+    loss: NDArray[np.float64]  # (T,) of the snapshot itself, not of its projection; NaN where it is not known
     num_outside: int  # snapshots that project outside the window of the surface
+    is_path: bool  # whether training went from each to the next; false for single points that span the plane
 
     def off_plane_note(self) -> str:
         """What a reader must know before comparing the trajectory with the surface under it."""
+        if not self.is_path and not np.any(self.off_plane > 1e-3):
+            return ""
         shares = self.off_plane[np.isfinite(self.off_plane)]
         outside = f"; {count(self.num_outside, 'snapshot')} outside the window" if self.num_outside else ""
         if not shares.size:
@@ -64,7 +68,15 @@ def trajectory_of(answer: xr.Dataset) -> Trajectory | None:
     off = answer["trajectory_off_plane"].values if "trajectory_off_plane" in answer else np.full(alpha.size, np.nan)
     step = answer["snapshot_step"].values if "snapshot_step" in answer.coords else np.arange(alpha.size)
     seen = _inside(alpha, answer["alpha"].values) & _inside(beta, answer["beta"].values)
-    return Trajectory(alpha, beta, np.asarray(off, dtype=float), np.asarray(step, dtype=np.int64), int((~seen).sum()))
+    return Trajectory(
+        alpha=alpha,
+        beta=beta,
+        off_plane=np.asarray(off, dtype=float),
+        step=np.asarray(step, dtype=np.int64),
+        loss=np.asarray(answer["trajectory_loss"].values, float) if "trajectory_loss" in answer else 0 * alpha + np.nan,
+        num_outside=int((~seen).sum()),
+        is_path=answer.attrs.get("directions") != "through",
+    )
 
 
 def _inside(values: NDArray[np.float64], axis: NDArray[np.float64]) -> NDArray[np.bool_]:
