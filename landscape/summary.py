@@ -10,7 +10,7 @@ from math import nan
 import numpy as np
 import xarray as xr
 
-from landscape.width import Width, width
+from landscape.width import Width, width, with_error
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,7 @@ class Measure:
 
     def __str__(self) -> str:
         """The number as a table shows it: "18.02 ± 0.04 (not converged)"."""
-        error = "" if np.isnan(self.error) else f" ± {self.error:.2g}"
-        return f"{self.value:.4g}{error}" + (f" ({self.remark})" if self.remark else "")
+        return with_error(self.value, self.error) + (f" ({self.remark})" if self.remark else "")
 
 
 def summarize(answers: Mapping[str, xr.Dataset]) -> dict[str, Measure | Width]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf, log, nan, sqrt
+from math import floor, inf, log, log10, nan, sqrt
 
 import numpy as np
 import xarray as xr
@@ -34,8 +34,19 @@ class Width:
         if self.num_censored == self.num_directions:
             return f"> {self.value:.3g}"
         bound = "> " if self.is_lower_bound else ""
-        error = "" if np.isnan(self.standard_error) else f" ± {self.standard_error:.2g}"
-        return f"{bound}{self.value:.3g}{error}"
+        return bound + with_error(self.value, self.standard_error)
+
+
+def with_error(value: float, error: float) -> str:
+    """A number to the digits that its error leaves it, with the error: "18.0 ± 0.5"; NaN is no error.
+
+    >>> with_error(18.0213, 0.54), with_error(-0.9012, 0.029), with_error(0.0575, nan), with_error(2.0, 0.0)
+    ('18.0 ± 0.5', '-0.90 ± 0.03', '0.0575', '2 ± 0')
+    """
+    if not (error > 0 and 1e-3 <= abs(value) < 1e5):
+        return f"{value:.4g}" if np.isnan(error) else f"{value:.4g} ± {error:.1g}"
+    decimals = min(-floor(log10(error)), 3 - floor(log10(abs(value))))
+    return f"{value:.{max(decimals, 0)}f} ± {error:.1g}"
 
 
 def width(answer: xr.Dataset, rise: float = RISE, metric: str = "loss") -> Width:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from landscape.figures.labels import at_seed, direction_label, quantity
+from landscape.figures.labels import SYMBOLS, at_seed, quantity
 from landscape.figures.scales import linear_levels, log_levels, number
 from landscape.figures.style import VERMILLION, plain
 from landscape.figures.surfaces import Plane
@@ -42,10 +42,10 @@ def interactive_surface(surface: xr.Dataset, *, metric: str = "loss", seed: int 
         figure.add_trace(_flight(plane, trajectory, label))
     figure.update_layout(
         scene={
-            "xaxis_title": direction_label(one, "alpha").split(" (")[0],
-            "yaxis_title": direction_label(one, "beta").split(" (")[0],
+            "xaxis_title": SYMBOLS["alpha"],
+            "yaxis_title": SYMBOLS["beta"],
             "zaxis": {"title": label, "type": "log" if plane.is_log else "linear", **_ticks(plane, logs=False)},
-            "camera_eye": {"x": -1.35, "y": -1.5, "z": 0.95},
+            "camera_eye": {"x": -1.3, "y": -1.75, "z": 1.05},
             "aspectratio": {"x": 1, "y": 1, "z": 0.75},
         },
         font={"family": "system-ui, sans-serif", "size": 12},
@@ -67,7 +67,7 @@ def _sheet(answer: xr.Dataset, plane: Plane, label: str) -> go.Surface:
         z=height,
         surfacecolor=np.log10(height) if plane.is_log else height,
         colorscale="Viridis",
-        colorbar={"title": {"text": label}, "len": 0.7, "thickness": 14, **_ticks(plane, logs=plane.is_log)},
+        colorbar={"title": {"text": label}, "len": 0.6, "thickness": 12, "tickfont": {"size": 10}, **_ticks(plane, logs=plane.is_log)},
         text=_hover(answer, plane),
         hoverinfo="text",
         showscale=bool(plane.finite.size),

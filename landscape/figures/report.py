@@ -128,7 +128,7 @@ def _read_run(folder: Path, name: str, anchor: str) -> RunPage:
         try:
             answers[answer_name] = store.read(answer_name)
         except StoreError as error:
-            page.damaged.append((f"{answer_name}.h5", plain(error)))
+            page.damaged.append((f"{answer_name}.h5", plain(str(error).replace(f"{folder}/", ""))))
     page.unfinished = sorted(plain(path.stem) for path in folder.glob("*.journal"))
     page.summary = summarize(answers)
     for answer_name, answer in answers.items():
