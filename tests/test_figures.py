@@ -10,10 +10,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.contour import QuadContourSet
-from matplotlib.figure import Figure
-
 from answers import (
     bowl,
     slice_answer,
@@ -22,6 +18,10 @@ from answers import (
     surface_answer,
     training_answer,
 )
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+
 from landscape import figures
 from landscape.figures.scales import is_wide, log_levels, number
 from landscape.figures.style import notes, plain, shortened, told_apart
@@ -505,7 +505,7 @@ def test_saved_pdf_embeds_truetype_and_is_the_same_file_again(tmp_path: Path):
 
 def test_saving_fails_before_it_writes(tmp_path: Path):
     figure = figures.slice_band(slice_answer())
-    with pytest.raises(ValueError, match="expected figure formats among .*; got bmpx"):
+    with pytest.raises(ValueError, match=r"expected figure formats among .*; got bmpx"):
         figures.save(figure, tmp_path / "slice", formats=["pdf", "bmpx"])
     with pytest.raises(ValueError, match="expected width 'single'"):
         figures.save(figure, tmp_path / "slice", width="triple")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LightSource, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from mpl_toolkits.mplot3d import Axes3D
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
@@ -110,8 +110,6 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
     ax.plot(0, 0, "X", color=BLACK, label="checkpoint", gid="checkpoint", **mark)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
     legend_above(ax)
     note(ax, lines)
     return figure_of(ax)
