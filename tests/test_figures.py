@@ -129,6 +129,15 @@ def test_slice_draws_the_median_the_band_and_the_checkpoint():
     assert figure.axes[0].get_xlabel() == "α, filter-normalized direction"
 
 
+def test_slice_without_a_stored_band_takes_percentiles_over_seeds():
+    answer = slice_answer(seeds=5)
+    stored = figures.slice_band(answer)
+    computed = figures.slice_band(answer.drop_vars(["loss_lower", "loss_median", "loss_upper"]))
+    np.testing.assert_allclose(drawn(computed, "loss"), drawn(stored, "loss"))
+    bands = [next(c for c in f.axes[0].collections if c.get_gid() == "loss band") for f in (stored, computed)]
+    np.testing.assert_allclose(*(band.get_paths()[0].vertices for band in bands))
+
+
 def test_slice_marks_the_checkpoint_at_its_own_loss_with_an_even_resolution():
     figure = figures.slice_band(slice_answer(resolution=10, test=False))
     np.testing.assert_allclose(drawn(figure, "checkpoint"), [[0, bowl(0.0)]])
@@ -297,6 +306,14 @@ def test_interactive_surface_has_the_right_way_round_and_real_numbers_on_hover()
     assert f"loss (nats) {bowl(0.0):.4g}" in sheet.text[2][3] and "accuracy" in sheet.text[2][3]
     assert "inf" in sheet.text[1][0]
     assert "off the plane" in path.text[0]
+
+
+def test_interactive_surface_takes_no_markup_from_a_file():
+    answer = surface_answer(resolution=(3, 3))
+    answer["loss"].attrs["units"] = answer["accuracy"].attrs["units"] = "<a href=x>"
+    figure = figures.interactive_surface(answer)
+    assert figure.layout.scene.zaxis.title.text == "Loss (‹a href=x>)"
+    assert "<a" not in str(figure.to_json())
 
 
 def test_interactive_surface_of_nothing_finite_is_still_a_figure():
