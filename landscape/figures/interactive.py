@@ -45,7 +45,7 @@ def interactive_surface(surface: xr.Dataset, *, metric: str = "loss", seed: int 
             "xaxis_title": SYMBOLS["alpha"],
             "yaxis_title": SYMBOLS["beta"],
             "zaxis": {"title": label, "type": "log" if plane.is_log else "linear", **_ticks(plane, logs=False)},
-            "camera_eye": {"x": -1.3, "y": -1.75, "z": 1.05},
+            "camera_eye": {"x": -1.5, "y": -2.05, "z": 1.2},
             "aspectratio": {"x": 1, "y": 1, "z": 0.75},
         },
         font={"family": "system-ui, sans-serif", "size": 12},

@@ -167,6 +167,8 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
 
 def _caption(answer: xr.Dataset, title: str) -> str:
     known = _CAPTIONS.get(title) or _CAPTIONS.get(title.split("-seed")[0])
+    if known and "directions" in answer.attrs:
+        return f"{known} Directions: {plain(answer.attrs['directions'], 60)}."
     return known or f"{plain(title, 60)}, by {plain(answer.attrs.get('probe', 'a probe'), 60)}."
 
 
