@@ -1,7 +1,7 @@
 """Initial weights, by name, from an explicit generator.
 
-A scheme fills the weights of linear and convolutional layers; their biases become zero and the scales and shifts of
-norms keep their ones and zeros.
+A scheme fills the weights of linear and convolutional layers; their biases become zero and the scales and
+shifts of norms keep their ones and zeros.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Building blocks that every architecture shares, for vectors, signals and images alike.
 
-`dimensions` is the number of spatial axes: 0 for vectors (N, C), 1 for signals (N, C, L), 2 for images (N, C, H, W).
+`dimensions` is the number of spatial axes: 0 for vectors (N, C), 1 for signals (N, C, L), 2 for images
+(N, C, H, W).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def instance_norm(channels: int, dimensions: int) -> nn.Module:
 
 @NORMS.register("group")
 def group_norm(channels: int, dimensions: int) -> nn.Module:
-    """Normalize each example over groups of channels (Wu & He 2018): eight groups, or fewer where eight do not fit.
+    """Normalize each example over groups of channels (Wu & He 2018): eight, or fewer where eight do not fit.
 
     A group holds at least two channels, since one alone has no spread in a vector.
     """
@@ -100,7 +101,7 @@ def spatial_dimensions(input_shape: tuple[int, ...], model: str) -> int:
     """Return 1 for signals (C, L) and 2 for images (C, H, W).
 
     Raises:
-        ValueError: If the shape is neither, or a side is shorter than 8, the least that stays whole when halved twice.
+        ValueError: If the shape is neither, or a side is shorter than 8, which can be halved twice.
     """
     if len(input_shape) not in (2, 3):
         raise ValueError(
@@ -119,7 +120,7 @@ def conv(dimensions: int, channels_in: int, channels_out: int, kernel: int, **op
 def conv_block(
     dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str
 ) -> nn.Sequential:
-    """Build convolution of width three, norm, activation; the convolution has a bias only where no norm follows."""
+    """Build convolution of width three, norm, activation; there is a bias only where no norm follows."""
     block = nn.Sequential()
     block.add_module("conv", conv(dimensions, channels_in, channels_out, 3, padding=1, bias=norm == "none"))
     block.add_module("norm", make_norm(norm, channels_out, dimensions))

@@ -34,9 +34,8 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         if lr < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(
-                f"Lion needs lr >= 0, weight_decay >= 0 and betas in [0, 1), got {lr}, {weight_decay}, {betas}"
-            )
+            got = f"{lr}, {weight_decay}, {betas}"
+            raise ValueError(f"Lion needs lr >= 0, weight_decay >= 0 and betas in [0, 1), got {got}")
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ def linear(t: int, total: int, warmup: int) -> float:
 
 @SCHEDULES.register("inverse-sqrt")
 def inverse_sqrt(t: int, total: int, warmup: int) -> float:
-    """Fall as sqrt(w / (w + t)) with w = max(warmup, 1), so that it meets the warm-up (Vaswani et al. 2017)."""
+    """Fall as sqrt(w / (w + t)) with w = max(warmup, 1), and so meet the warm-up (Vaswani et al. 2017)."""
     scale = max(warmup, 1)
     return math.sqrt(scale / (scale + t))
 

@@ -21,12 +21,12 @@ def lenet(
 ) -> nn.Module:
     """Build LeNet-5 with all channels connected: two convolutions of width five, then 120 and 84 units.
 
-    `width` is the number of channels of the first convolution (6 in the paper); everything else grows with it.
-    Inputs smaller than the paper's 32 x 32 are padded before each convolution, so that 28 x 28 gives the classic
-    61,706 parameters and 8 x 8 still fits.
+    `width` is the number of channels of the first convolution (6 in the paper); everything else grows with
+    it. Inputs smaller than the paper's 32 x 32 are padded, so that 28 x 28 gives the classic 61,706 parameters
+    and 8 x 8 still fits.
 
     References:
-        LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 1998, section II.B.
+        LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proc. IEEE 1998, sec. II.B.
     """
     dimensions = spatial_dimensions(input_shape, "lenet")
     network, channels, sides = nn.Sequential(), input_shape[0], input_shape[1:]

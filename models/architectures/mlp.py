@@ -21,7 +21,7 @@ def mlp(
     norm: str = "none",
     activation: str = "relu",
 ) -> nn.Module:
-    """Build `depth` hidden layers of `width` units and a linear classifier; inputs of any shape are flattened."""
+    """Build `depth` hidden layers of `width` units and a linear classifier; inputs are flattened first."""
     network = nn.Sequential(OrderedDict(flatten=nn.Flatten()))
     features = math.prod(input_shape)
     for index in range(1, depth + 1):

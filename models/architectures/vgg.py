@@ -29,7 +29,8 @@ def vgg(
         ValueError: If `depth` is not 11, 13, 16 or 19.
 
     References:
-        Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, table 1.
+        Simonyan & Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition",
+        ICLR 2015, table 1.
     """
     if depth not in CONVOLUTIONS:
         raise ValueError(f"model 'vgg' has depth 11, 13, 16 or 19, got {depth}")
