@@ -22,7 +22,7 @@ def lenet(
     """Build LeNet-5 with all channels connected: two convolutions of width five, then 120 and 84 units.
 
     `width` is the number of channels of the first convolution (6 in the paper); everything else grows with
-    it. Inputs smaller than the paper's 32 x 32 are padded, so that 28 x 28 gives the classic 61,706 parameters
+    it. Inputs below the paper's 32 x 32 are padded, so that 28 x 28 gives the classic 61,706 parameters
     and 8 x 8 still fits.
 
     References:

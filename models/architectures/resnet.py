@@ -1,4 +1,4 @@
-"""Residual networks for small inputs: ResNet in its CIFAR form, and WideResNet; with or without their skips."""
+"""Residual networks for small inputs, with or without their skips: ResNet in its CIFAR form, WideResNet."""
 
 from __future__ import annotations
 

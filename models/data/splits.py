@@ -69,7 +69,7 @@ def split(
     standardize: str,
     seed: int,
 ) -> Splits:
-    """Cut a pool into disjoint splits, add label noise to the training labels, standardize by training statistics.
+    """Cut a pool into disjoint splits, add noise to training labels, standardize by training statistics.
 
     Without a test pool of its own, a fifth of the pool (or `test_size`) becomes the test set. Each step draws
     from its own stream of `seed`, so that more noise or a smaller training set leaves the test set as it was.

@@ -257,7 +257,7 @@ def test_bad_image_folders(tmp_path):
     with pytest.raises(ValueError, match=r"odd.png is \(5, 5\), the first image is \(9, 8\)"):
         load_data(f"folder:{tmp_path}")
     (tmp_path / "ant" / "0.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="0.png is not a readable image"):
+    with pytest.raises(ValueError, match=r"0\.png is not a readable image"):
         load_data(f"folder:{tmp_path}")
 
 
