@@ -41,10 +41,18 @@ def fields_of(cls: type) -> list[Field]:
         TypeError: If `cls` is not a dataclass.
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise TypeError(f"expected a dataclass whose fields are its options, got {cls!r}; decorate it with @dataclass")
+        raise TypeError(
+            f"expected a dataclass whose fields are its options, got {cls!r}; decorate it with @dataclass"
+        )
     hints, helps = typing.get_type_hints(cls), docstring_entries(inspect.getdoc(cls) or "")
     return [
-        Field(f.name, hints[f.name], _default(f), f.metadata.get("help", helps.get(f.name, "")), f.metadata.get("group", ""))
+        Field(
+            name=f.name,
+            annotation=hints[f.name],
+            default=_default(f),
+            help=f.metadata.get("help", helps.get(f.name, "")),
+            group=f.metadata.get("group", ""),
+        )
         for f in dataclasses.fields(cls)
         if f.init
     ]
@@ -53,8 +61,8 @@ def fields_of(cls: type) -> list[Field]:
 def docstring_entries(docstring: str) -> dict[str, str]:
     """Read the `Args:` or `Attributes:` section of a Google-style docstring.
 
-    >>> docstring_entries("Norm.\\n\\nArgs:\\n    p: Which norm,\\n        1 or 2.\\n\\nReturns:\\n    A number.")
-    {'p': 'Which norm, 1 or 2.'}
+    >>> docstring_entries(parse.__doc__)["text"]
+    'What somebody typed: `51`, `1e-3`, `none`, `51,31`.'
     """
     entries: dict[str, str] = {}
     inside, name = False, ""
@@ -100,7 +108,7 @@ def type_name(annotation: Any) -> str:
 
 def is_text(annotation: Any) -> bool:
     """Whether a value of this type can be written as text, so that it can be an option."""
-    return all(_readable(alternative) for alternative in alternatives(annotation))
+    return any(_readable(alternative) for alternative in alternatives(annotation))
 
 
 def alternatives(annotation: Any) -> list[Any]:
@@ -111,17 +119,23 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def _parse_one(text: str, annotation: Any) -> Any:
-    if annotation in (None, type(None)):
-        if text.lower() != "none":
-            raise ValueError(text)
-        return None
-    if annotation is bool:
-        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-    if typing.get_origin(annotation) is typing.Literal:
-        return next(choice for choice in typing.get_args(annotation) if str(choice) == text)
     if typing.get_origin(annotation) is tuple:
         return _parse_tuple(text, typing.get_args(annotation))
-    return annotation(text)
+    if annotation in (int, float, str):
+        return annotation(text)
+    choices = _choices(annotation)
+    if text.lower() not in choices:
+        raise ValueError(text)
+    return choices[text.lower()]
+
+
+def _choices(annotation: Any) -> dict[str, Any]:
+    """The few words that stand for a value, in lower case."""
+    if annotation is bool:
+        return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if annotation in (None, type(None)):
+        return {"none": None}
+    return {str(choice).lower(): choice for choice in typing.get_args(annotation)}
 
 
 def _parse_tuple(text: str, members: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -139,7 +153,9 @@ def _name_one(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(map(str, typing.get_args(annotation)))
     if typing.get_origin(annotation) is tuple:
-        return ",".join("..." if member is Ellipsis else type_name(member) for member in typing.get_args(annotation))
+        return ",".join(
+            "..." if member is Ellipsis else type_name(member) for member in typing.get_args(annotation)
+        )
     return getattr(annotation, "__name__", str(annotation))
 
 
@@ -151,8 +167,8 @@ def _readable(annotation: Any) -> bool:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    has_factory = field.default_factory is not dataclasses.MISSING
-    return field.default_factory() if has_factory else field.default
+    factory = field.default_factory
+    return field.default if isinstance(factory, dataclasses._MISSING_TYPE) else factory()
 
 
 def _indent(line: str) -> int:
