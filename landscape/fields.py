@@ -61,7 +61,7 @@ def fields_of(cls: type) -> list[Field]:
 def docstring_entries(docstring: str) -> dict[str, str]:
     """Read the `Args:` or `Attributes:` section of a Google-style docstring.
 
-    >>> docstring_entries(parse.__doc__)["text"]
+    >>> docstring_entries(inspect.getdoc(parse))["text"]
     'What somebody typed: `51`, `1e-3`, `none`, `51,31`.'
     """
     entries: dict[str, str] = {}
