@@ -60,6 +60,11 @@ def nonfinite(answer: xr.Dataset) -> int:
     return int(sum(not math.isfinite(value) for value in values.ravel()))
 
 
+def unfinished(answer: xr.Dataset) -> int:
+    """Count the points of an answer that failed and were left out."""
+    return int((~answer["done"]).sum()) if "done" in answer else 0
+
+
 def summary(answer: xr.Dataset) -> str:
     """Tell in a few lines what an answer found."""
     lines = [f"{name}: {number(value)}" for name, value in scalars(answer).items()]
@@ -90,6 +95,25 @@ def eigenvalue_table(answer: xr.Dataset) -> str:
     )
 
 
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """One line a number that two packages computed, with both errors, and below where tolerances come from."""
+    rows = [
+        {
+            "": c["quantity"],
+            "landscape": c["ours"],
+            "± error": c["our_error"],
+            "pyhessian": c["theirs"],
+            "± error ": c["their_error"],
+            "difference": c["difference"],
+            "allowed": c["tolerance"],
+            "agree": "yes" if c["agrees"] else "NO",
+        }
+        for c in comparisons
+    ]
+    reasons = dict.fromkeys(f"allowed: {c['reason']}" for c in comparisons)
+    return "\n".join([table(rows), *reasons])
+
+
 def describe(answer: xr.Dataset) -> str:
     """Print an answer whole: its dimensions, every variable, and how it was made."""
     sizes = ", ".join(f"{clean(dim)} {size}" for dim, size in answer.sizes.items())
@@ -108,6 +132,17 @@ def describe(answer: xr.Dataset) -> str:
     if "eigenvalue" in answer and "residual" in answer:
         parts.append(summary(answer))
     return "\n\n".join([*parts, "\n".join(["how it was made:", *attributes])])
+
+
+def contents(answer: xr.Dataset, path: object) -> dict[str, Any]:
+    """Everything in an answer that a script would want: its values, coordinates and how it was made."""
+    variables = {str(name): {"dims": v.dims, "values": v.values} for name, v in answer.variables.items()}
+    return {
+        "file": str(path),
+        "sizes": dict(answer.sizes),
+        "variables": variables,
+        "attributes": answer.attrs,
+    }
 
 
 def jsonable(value: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.eigen import eigenpairs
+from landscape.examples import Examples
 from landscape.objective import Objective
 from landscape.operators import Hessian
 
@@ -57,9 +58,9 @@ class Comparison:
 
 def verify(
     model: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
+    data: Any,
     loss: Callable[[Tensor, Tensor], Tensor],
+    examples: int = 512,
     k: int = 3,
     num_vectors: int = 30,
     tol: float = 1e-3,
@@ -72,9 +73,9 @@ def verify(
 
     Args:
         model: Any module that pyhessian can take: every trainable parameter must be used.
-        inputs: (N, ...) one batch.
-        targets: (N, ...) its targets.
+        data: What `Objective` takes.
         loss: Mean loss of outputs and targets.
+        examples: Size of the batch, a fixed random subset; everything where there are fewer.
         k: Number of eigenvalues.
         num_vectors: Number of random sign vectors for the trace.
         tol: Allowed difference relative to the largest eigenvalue, on top of the measured residuals.
@@ -83,6 +84,9 @@ def verify(
     Raises:
         RuntimeError: If pyhessian itself fails on this model.
     """
+    whole = Examples.of(data)
+    batch = whole.take(min(examples, len(whole)))
+    (inputs, targets), _ = next(batch.batches(len(batch)))
     hessian = Hessian(Objective(model, (inputs, targets), loss=loss, normalization="running"))
     with _reference(model, inputs, targets, loss, seed) as reference:
         return [
@@ -93,7 +97,7 @@ def verify(
 
 @contextmanager
 def _reference(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Any, seed: int) -> Iterator[Any]:
-    """pyhessian's object for a copy of the model; the caller's model and random state stay as they are."""
+    """Give pyhessian's object for a copy of the model; the caller's model and generators stay as they are."""
     from pyhessian import hessian
 
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -115,8 +119,8 @@ def _reference(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Any, see
 def _eigenvalues(hessian: Hessian, reference: Any, k: int, tol: float, seed: int) -> list[Comparison]:
     found, vectors = reference.eigenvalues(maxIter=_POWER_ITERATIONS, tol=_POWER_TOLERANCE, top_n=k)
     residuals = [_their_residual(reference, value, v) for value, v in zip(found, vectors, strict=True)]
-    pairs = eigenpairs(hessian, k=min(k + 2, hessian.size // 2), which="both", tol=1e-4, seed=seed)
-    ours = list(zip(pairs.values.flatten().tolist(), pairs.residuals.flatten().tolist(), strict=True))
+    pairs = eigenpairs(hessian, k=min(2 * k + 4, hessian.size), which="both", tol=1e-4, seed=seed)
+    ours = list(zip(pairs.values.tolist(), pairs.residuals.tolist(), strict=True))
     scale = max(abs(value) for value, _ in ours)
     comparisons = []
     for rank, (theirs, their_residual) in enumerate(zip(found, residuals, strict=True), start=1):
