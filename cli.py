@@ -267,7 +267,7 @@ class ProbeGroup(click.Group):
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ";"
             raise Failure(
-                f"unknown probe {name!r}{hint} choose one of {', '.join(known)} or write package.module:Class",
+                f"unknown probe {name!r}{hint} choose {', '.join(known)} or write package.module:Class",
                 BAD_INPUT,
             )
         return probe_command(name)

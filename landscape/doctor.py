@@ -123,6 +123,6 @@ def _torchvision() -> Finding:
         return Finding(
             "torchvision",
             PROBLEM,
-            f"is installed but cannot be imported ({type(error).__name__}: {error}); it was built for another "
-            "torch: uninstall it, Landscape does not need it, or install the release that belongs to this torch",
+            f"is installed but cannot be imported ({type(error).__name__}: {error}): it was built for "
+            "another torch; uninstall it, Landscape does not need it, or install the release that goes with this torch",
         )

@@ -96,7 +96,7 @@ def eigenvalue_table(answer: xr.Dataset) -> str:
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """One line a number that two packages computed, with both errors, and below where tolerances come from."""
+    """One line a number from both packages, with both errors, then where the tolerances come from."""
     rows = [
         {
             "": c["quantity"],
