@@ -1,0 +1,57 @@
+"""How many examples to evaluate at once: from the measured memory of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from landscape.structures import tensors_of
+
+_CPU_BUDGET = 16 * 2**20  # bytes of activations; more falls out of the cache and is slower
+_LARGEST = 8192
+
+
+def measured_batch_size(model: nn.Module, evaluate: Callable[[], Any], total: int, device: torch.device) -> int:
+    """Choose a power of two whose activations fit the memory budget of the device.
+
+    It depends on the model and the data alone, never on a clock, so that the same command cuts its batches the
+    same way tomorrow.
+
+    Args:
+        model: The module whose outputs are counted.
+        evaluate: Runs the model once on one example.
+        total: The number of examples there are.
+        device: On a GPU the budget is one eighth of its memory.
+    """
+    used = 0
+
+    def count(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal used
+        used += sum(t.numel() * t.element_size() for t in tensors_of(output))
+
+    handles = [module.register_forward_hook(count) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            evaluate()
+    finally:
+        for handle in handles:
+            handle.remove()
+    fitting = max(1, _budget(device) // max(used, 1))
+    return min(2 ** (fitting.bit_length() - 1), _LARGEST, 2 ** (total - 1).bit_length())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine ran out of memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text
+
+
+def _budget(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 8
+    return _CPU_BUDGET

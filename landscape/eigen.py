@@ -1,0 +1,231 @@
+"""Eigenpairs of a symmetric operator, each with its true residual."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.operators import LinearOperator
+
+ENDS = ("largest", "smallest", "both")
+_DENSE_BELOW = 100  # at most this many parameters: write the matrix out, which is cheaper and complete
+_CHECK_EVERY = 5  # Lanczos steps between looks at the Ritz values
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues and eigenvectors with what is known about their error.
+
+    A residual r certifies that an eigenvalue lies within r of the value given; it does not certify that none
+    was missed.
+
+    Attributes:
+        values: (k,) float64, in descending order; "largest" means algebraically largest.
+        vectors: (P, k) orthonormal columns; the entry of largest magnitude of each is positive.
+        residuals: (k,) float64, ||H v - lambda v|| recomputed for each pair.
+        converged: (k,) bool, residual <= tol * scale.
+        scale: Largest magnitude of a Ritz value seen, an estimate of ||H||.
+        num_matvecs: How many products were spent.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    converged: Tensor
+    scale: float
+    num_matvecs: int
+
+
+def eigenpairs(
+    operator: LinearOperator,
+    k: int = 10,
+    which: str = "largest",
+    tol: float = 1e-3,
+    seed: int = 0,
+    max_matvecs: int | None = None,
+    max_basis: int | None = None,
+) -> Eigenpairs:
+    """Compute eigenpairs at the ends of the spectrum by Lanczos with full reorthogonalization.
+
+    Every new vector is made orthogonal to all earlier ones twice, the projected matrix is kept in float64, and
+    the basis is restarted from its best Ritz vectors when it is full (thick restart). Where the Krylov space
+    is exhausted a new random vector goes on, so that multiple eigenvalues are found.
+
+    Args:
+        operator: The symmetric operator (P, P).
+        k: How many pairs; for ``both`` the larger half from the top, the rest from the bottom.
+        which: ``largest``, ``smallest`` (algebraically) or ``both`` ends.
+        tol: Residuals are driven below tol times the largest magnitude of a Ritz value.
+        seed: Of the random start.
+        max_matvecs: Budget; default 20 k + 300. What is not converged when it ends is returned and marked.
+        max_basis: Vectors kept; default 4 k + 60.
+
+    Raises:
+        ValueError: If k is not between 1 and P, or `which` is unknown.
+        RuntimeError: If a product is not finite.
+
+    References:
+        Wu and Simon, "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems", SIAM J. Matrix
+        Anal. Appl. 22 (2000).
+    """
+    if which not in ENDS:
+        raise ValueError(f"which must be one of {', '.join(ENDS)}, got {which!r}.")
+    if not 1 <= k <= operator.size:
+        raise ValueError(f"k must lie between 1 and the number of parameters {operator.size}, got {k}.")
+    if operator.size <= max(_DENSE_BELOW, 2 * k):
+        return _dense(operator, k, which, tol)
+    lanczos = _Lanczos(operator, seed, max_basis or 4 * k + 60)
+    budget = max_matvecs or 20 * k + 300
+    while True:
+        lanczos.extend(min(_CHECK_EVERY, budget - lanczos.num_matvecs))
+        values, small = torch.linalg.eigh(lanczos.projected())
+        chosen = _select(len(values), min(k, len(values)), which)
+        enough = len(values) >= k and lanczos.errors(small[:, chosen]).max() <= tol * values.abs().max()
+        ended = lanczos.num_matvecs >= budget or lanczos.exhausted
+        if enough or ended:
+            pairs = _measured(operator, lanczos, small[:, chosen], values, tol)
+            if pairs.converged.all() or ended:
+                return pairs
+        if lanczos.full:
+            lanczos.restart(small[:, _keep(len(values), k, which)])
+
+
+def fix_signs(vectors: Tensor) -> Tensor:
+    """Choose the sign of each column (P, k) so that its entry of largest magnitude is positive."""
+    peaks = vectors.abs().argmax(dim=0, keepdim=True)
+    signs = vectors.gather(0, peaks).sign()
+    return vectors * torch.where(signs == 0, torch.ones_like(signs), signs)
+
+
+class _Lanczos:
+    """An orthonormal basis V (P, m) grown by products, and V^T H V in float64."""
+
+    def __init__(self, operator: LinearOperator, seed: int, max_basis: int):
+        self.operator = operator
+        self.capacity = min(max_basis, operator.size)
+        self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.basis = torch.empty(self.capacity, operator.size, dtype=operator.dtype, device=operator.device)
+        self.matrix = torch.zeros(self.capacity, self.capacity, dtype=torch.float64)
+        self.size = 0
+        self.num_matvecs = 0
+        self.beta = 0.0
+        self.next: Tensor | None = self._random()
+
+    @property
+    def full(self) -> bool:
+        return self.size == self.capacity
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the basis spans the whole space."""
+        return self.next is None
+
+    def projected(self) -> Tensor:
+        return self.matrix[: self.size, : self.size]
+
+    def errors(self, small: Tensor) -> Tensor:
+        """Residual norms of Ritz pairs from the last row of their coordinates: |beta s_m|."""
+        return self.beta * small[self.size - 1].abs()
+
+    def ritz_vectors(self, small: Tensor) -> Tensor:
+        return self.basis[: self.size].T @ small.to(self.basis.dtype).to(self.basis.device)
+
+    def extend(self, steps: int) -> None:
+        for _ in range(steps):
+            if self.full or self.exhausted:
+                return
+            self._step()
+
+    def restart(self, small: Tensor) -> None:
+        """Keep the Ritz vectors with these coordinates; the residual direction goes on from them."""
+        ritz_values = small.T @ self.projected() @ small
+        kept = small.shape[1]
+        self.basis[:kept] = self.ritz_vectors(small).T
+        self.matrix.zero_()
+        self.matrix[:kept, :kept] = torch.diag(ritz_values.diagonal())
+        self.size = kept
+
+    def _step(self) -> None:
+        assert self.next is not None
+        column = self.size
+        self.basis[column] = self.next
+        self.size += 1
+        product = self.operator.matvec(self.next)
+        self.num_matvecs += 1
+        if not product.isfinite().all():
+            raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+        rest, coordinates = self._orthogonalize(product)
+        self.matrix[column, : self.size] = coordinates
+        self.matrix[: self.size, column] = coordinates
+        self.beta = rest.norm().item()
+        noise = 10 * torch.finfo(self.basis.dtype).eps * self.projected().abs().max().item()
+        if self.beta <= noise:
+            self.beta = 0.0
+            self.next = self._random() if self.size < self.operator.size else None
+        else:
+            self.next = rest / self.beta
+
+    def _orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Subtract the projection on the basis twice; return the rest and the coordinates (m,) in float64."""
+        basis = self.basis[: self.size]
+        coordinates = torch.zeros(self.size, dtype=torch.float64)
+        for _ in range(2):
+            part = basis @ vector
+            vector = vector - basis.T @ part
+            coordinates += part.double().cpu()
+        return vector, coordinates
+
+    def _random(self) -> Tensor | None:
+        """Draw a unit vector orthogonal to the basis, or None where the basis already spans the space."""
+        vector = torch.randn(self.operator.size, generator=self.generator, dtype=torch.float64)
+        vector = vector.to(self.operator.device, self.operator.dtype)
+        rest, _ = self._orthogonalize(vector / vector.norm())
+        length = rest.norm()
+        return rest / length if length > 1e3 * torch.finfo(rest.dtype).eps else None
+
+
+def _select(available: int, k: int, which: str) -> list[int]:
+    """Positions of the wanted values among ascending ones, wanted order: descending value."""
+    bottom = {"largest": 0, "smallest": k, "both": k // 2}[which]
+    ascending = [*range(bottom), *range(available - (k - bottom), available)]
+    return ascending[::-1]
+
+
+def _keep(available: int, k: int, which: str) -> list[int]:
+    """Positions kept at a restart: the wanted ones and as many again beyond them."""
+    return sorted(_select(available, min(2 * k + 10, available // 2), which))
+
+
+def _measured(operator: LinearOperator, lanczos: _Lanczos, small: Tensor, ritz: Tensor, tol: float) -> Eigenpairs:
+    vectors = torch.linalg.qr(lanczos.ritz_vectors(small)).Q
+    scale = ritz.abs().max().item()
+    lanczos.num_matvecs += vectors.shape[1]
+    return _with_residuals(vectors, operator.matmat(vectors), scale, tol, lanczos.num_matvecs)
+
+
+def _dense(operator: LinearOperator, k: int, which: str, tol: float) -> Eigenpairs:
+    matrix = operator.dense()
+    if not matrix.isfinite().all():
+        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+    exact = matrix.double()
+    values, vectors = torch.linalg.eigh((exact + exact.T) / 2)
+    chosen = vectors[:, _select(len(values), k, which)]
+    return _with_residuals(chosen, exact @ chosen, values.abs().max().item(), tol, operator.size)
+
+
+def _with_residuals(vectors: Tensor, products: Tensor, scale: float, tol: float, num_matvecs: int) -> Eigenpairs:
+    """Rayleigh quotients and true residuals of unit vectors, in float64."""
+    V, HV = vectors.double(), products.double()
+    values = (V * HV).sum(dim=0)
+    residuals = (HV - V * values).norm(dim=0)
+    order = values.argsort(descending=True)
+    return Eigenpairs(
+        values=values[order].cpu(),
+        vectors=fix_signs(vectors[:, order]),
+        residuals=residuals[order].cpu(),
+        converged=(residuals[order] <= tol * scale).cpu(),
+        scale=scale,
+        num_matvecs=num_matvecs,
+    )

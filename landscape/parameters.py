@@ -1,0 +1,147 @@
+"""One flat vector of parameters and the named tensors it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Which parameters of a model vary, in which order, and which of their entries form a filter.
+
+    Attributes:
+        names: The parameters, in the order of `nn.Module.named_parameters`; a tied one appears once.
+        shapes: The shape of each.
+        filter_axes: The axis of each along which its filters are counted: 0, except for transposed
+            convolutions (1).
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    filter_axes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, parameters: str | Sequence[str] = "*") -> ParameterLayout:
+        """Lay out the trainable parameters of a model that match a pattern.
+
+        Args:
+            model: Any module. Frozen parameters (`requires_grad=False`) stay where they are.
+            parameters: A name or shell pattern such as ``"layer3.*"``, or several.
+
+        Raises:
+            ValueError: If the model has no trainable parameters or a pattern matches none of them.
+        """
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                f"{type(model).__name__} has no trainable parameters, so it has no loss landscape; "
+                "pass a model with parameters that require gradients."
+            )
+        axes = _filter_axes(model)
+        whole = cls(
+            names=tuple(trainable),
+            shapes=tuple(p.shape for p in trainable.values()),
+            filter_axes=tuple(axes.get(name, 0) for name in trainable),
+        )
+        frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+        return whole.matching(parameters, frozen)
+
+    def matching(self, parameters: str | Sequence[str], frozen: Sequence[str] = ()) -> ParameterLayout:
+        """Keep the parameters that match a pattern.
+
+        Args:
+            parameters: A name or shell pattern, or several.
+            frozen: Names that are there but cannot be chosen, for the error message.
+
+        Raises:
+            ValueError: If a pattern matches nothing.
+        """
+        patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in self.names):
+                raise ValueError(_no_match(pattern, self.names, frozen))
+        kept = [n for n, name in enumerate(self.names) if any(fnmatchcase(name, p) for p in patterns)]
+        return ParameterLayout(
+            names=tuple(self.names[n] for n in kept),
+            shapes=tuple(self.shapes[n] for n in kept),
+            filter_axes=tuple(self.filter_axes[n] for n in kept),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each parameter."""
+        return tuple(shape.numel() for shape in self.shapes)
+
+    @property
+    def size(self) -> int:
+        """Number of entries P of the flat vector."""
+        return sum(self.sizes)
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Join named tensors to one vector (P,)."""
+        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Cut a vector (P,) into views, each named and shaped as its parameter.
+
+        Raises:
+            ValueError: If the vector does not have the P entries of this layout.
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(
+                f"expected a vector of {self.size} parameters, got shape {tuple(vector.shape)}; "
+                "make it with ParameterLayout.flatten or as a multiple of objective.theta."
+            )
+        parts = vector.split(self.sizes)
+        return {n: part.view(s) for n, part, s in zip(self.names, parts, self.shapes, strict=True)}
+
+    def current(self, model: nn.Module) -> Tensor:
+        """Copy where the model stands now, as a vector (P,)."""
+        return self.flatten({name: p.detach() for name, p in model.named_parameters()})
+
+    def filters(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """View a vector filter by filter.
+
+        Yields:
+            For each parameter with two or more axes its name and a matrix (filters, entries of one filter).
+            It is a view unless the filters are counted along a later axis than the first.
+        """
+        tensors = self.unflatten(vector)
+        for name, axis in zip(self.names, self.filter_axes, strict=True):
+            if tensors[name].ndim >= 2:
+                yield name, tensors[name].movedim(axis, 0).flatten(start_dim=1)
+
+    def positions(self, inner: ParameterLayout) -> Tensor:
+        """Find the entries of a part of this layout in the flat vector, as indices (P_inner,)."""
+        numbers = self.unflatten(torch.arange(self.size))
+        return torch.cat([numbers[name].reshape(-1) for name in inner.names])
+
+
+def _filter_axes(model: nn.Module) -> dict[str, int]:
+    axes = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, _TRANSPOSED):
+            axes[f"{prefix}.weight".lstrip(".")] = 1
+    return axes
+
+
+def _no_match(pattern: str, trainable: Sequence[str], frozen: Sequence[str]) -> str:
+    matched = [name for name in frozen if fnmatchcase(name, pattern)]
+    if matched:
+        return (
+            f"parameters={pattern!r} matches only frozen parameters ({_some(matched)}); "
+            "set requires_grad_(True) on those that should vary."
+        )
+    return f"parameters={pattern!r} matches no trainable parameter; there are {_some(trainable)}."
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
