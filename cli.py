@@ -191,9 +191,7 @@ def _option(field: Field, group: str) -> click.Option:
     settings: dict[str, Any] = (
         {"required": True} if field.required else {"default": field.default, "show_default": True}
     )
-    option = GroupedOption(
-        names, type=None if is_flag else Value(field.annotation), help=field.help, **settings
-    )
+    option = GroupedOption(names, type=None if is_flag else Value(field.annotation), help=field.help, **settings)
     option.group = group
     return option
 
@@ -221,9 +219,7 @@ run_argument = click.argument("run", type=RUN)
 runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
 
 
-@click.group(
-    cls=Landscape, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=Landscape, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="landscape-lab", prog_name="landscape")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -302,9 +298,7 @@ def objective_options() -> list[click.Parameter]:
         GroupedOption(
             ["--data"], help="Other data than the run's own: digits, mnist1d, idx:DIR, npz:FILE, folder:DIR."
         ),
-        GroupedOption(
-            ["--parameters"], default="*", show_default=True, help="Which parameters vary, a pattern."
-        ),
+        GroupedOption(["--parameters"], default="*", show_default=True, help="Which parameters vary, a pattern."),
         GroupedOption(
             ["--normalization"],
             type=click.Choice(["running", "batch", "recalibrated"]),
@@ -318,12 +312,8 @@ def objective_options() -> list[click.Parameter]:
             help="Precision; the model's own if left out.",
         ),
         GroupedOption(["--device"], help="cpu, cuda, cuda:1, ...; where the model is if left out."),
-        GroupedOption(
-            ["--batch-size"], type=click.IntRange(min=1), help="Examples a batch; measured if left out."
-        ),
-        GroupedOption(
-            ["--examples"], type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."
-        ),
+        GroupedOption(["--batch-size"], type=click.IntRange(min=1), help="Examples a batch; measured if left out."),
+        GroupedOption(["--examples"], type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
         GroupedOption(
             ["--executor"],
             default="serial",
@@ -367,9 +357,7 @@ def objective_of(run: Run, **options: Any) -> Objective:
 
 @cli.command("import")
 @click.argument("file", type=RUN)
-@click.option(
-    "--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network."
-)
+@click.option("--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network.")
 @click.option("--data", required=True, help="digits, mnist1d, idx:DIR, npz:FILE or folder:DIR.")
 @click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
 def import_(file: Path, model: str, data: str, out: Path) -> None:
@@ -383,12 +371,8 @@ def import_(file: Path, model: str, data: str, out: Path) -> None:
 
 @cli.command()
 @runs_argument
-@click.option(
-    "--format", "formats", default="pdf", show_default=True, help="pdf, png or svg; several by commas."
-)
-@click.option(
-    "--width", type=click.Choice(["single", "double"]), default="single", show_default=True, help="Columns."
-)
+@click.option("--format", "formats", default="pdf", show_default=True, help="pdf, png or svg; several by commas.")
+@click.option("--width", type=click.Choice(["single", "double"]), default="single", show_default=True, help="Columns.")
 def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
@@ -445,13 +429,9 @@ def show(things: tuple[Path, ...], as_json: bool) -> None:
 
 @cli.command()
 @run_argument
-@click.option(
-    "--examples", default=512, show_default=True, type=click.IntRange(min=1), help="Size of the batch."
-)
+@click.option("--examples", default=512, show_default=True, type=click.IntRange(min=1), help="Size of the batch.")
 @click.option("--k", default=3, show_default=True, type=click.IntRange(min=1), help="Eigenvalues to compare.")
-@click.option(
-    "--tol", default=1e-3, show_default=True, help="Allowed difference, relative to the largest eigenvalue."
-)
+@click.option("--tol", default=1e-3, show_default=True, help="Allowed difference, relative to the largest eigenvalue.")
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_json: bool) -> None:
@@ -475,9 +455,7 @@ def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_
 
 @cli.command()
 @click.argument("run", type=RUN, required=False)
-@click.option(
-    "--model", metavar="PACKAGE.MODULE:FACTORY", help="A function that builds a network, instead of a RUN."
-)
+@click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A function that builds a network, instead of a RUN.")
 @click.option("--data", help="digits, mnist1d, idx:DIR, npz:FILE or folder:DIR, together with --model.")
 @json_option
 @click.pass_context

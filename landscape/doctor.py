@@ -76,16 +76,12 @@ def _layers(model: nn.Module) -> Iterator[Finding]:
     if dropouts:
         yield Finding("dropout", NOTE, f"{dropouts} layers; switched off while measuring")
     if any(isinstance(m, nn.ReLU) for m in model.modules()):
-        yield Finding(
-            "kinks", NOTE, "ReLU: the Hessian leaves its kinks out, so surfaces curve more than it says"
-        )
+        yield Finding("kinks", NOTE, "ReLU: the Hessian leaves its kinks out, so surfaces curve more than it says")
 
 
 def _values(model: nn.Module, objective: Objective) -> Iterator[Finding]:
     frozen = sum(p.numel() for p in model.parameters()) - objective.size
-    yield Finding(
-        "parameters", OK, f"{objective.size} vary" + (f", {frozen} are kept fixed" if frozen else "")
-    )
+    yield Finding("parameters", OK, f"{objective.size} vary" + (f", {frozen} are kept fixed" if frozen else ""))
     yield Finding("data", OK, f"{len(objective.examples)} examples, finite; labels fit the outputs")
     yield Finding("determinism", OK, "two evaluations gave the same bits")
     measured = {"loss": objective.loss().item(), **objective.metrics()}
@@ -124,5 +120,5 @@ def _torchvision() -> Finding:
             "torchvision",
             PROBLEM,
             f"is installed but cannot be imported ({type(error).__name__}: {error}): it was built for "
-            "another torch; uninstall it, Landscape does not need it, or install the release that goes with this torch",
+            "another torch; uninstall it, Landscape does not need it, or install the one for this torch",
         )

@@ -41,9 +41,7 @@ def fields_of(cls: type) -> list[Field]:
         TypeError: If `cls` is not a dataclass.
     """
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-        raise TypeError(
-            f"expected a dataclass whose fields are its options, got {cls!r}; decorate it with @dataclass"
-        )
+        raise TypeError(f"expected a dataclass whose fields are its options, got {cls!r}; decorate it with @dataclass")
     hints, helps = typing.get_type_hints(cls), docstring_entries(inspect.getdoc(cls) or "")
     return [
         Field(
@@ -153,9 +151,7 @@ def _name_one(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " | ".join(map(str, typing.get_args(annotation)))
     if typing.get_origin(annotation) is tuple:
-        return ",".join(
-            "..." if member is Ellipsis else type_name(member) for member in typing.get_args(annotation)
-        )
+        return ",".join("..." if member is Ellipsis else type_name(member) for member in typing.get_args(annotation))
     return getattr(annotation, "__name__", str(annotation))
 
 

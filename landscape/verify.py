@@ -149,17 +149,13 @@ def _trace(hessian: Hessian, reference: Any, num_vectors: int, tol: float, seed:
     torch.manual_seed(seed)
     theirs = torch.tensor(reference.trace(maxIter=num_vectors, tol=-math.inf), dtype=torch.float64)
     torch.manual_seed(seed)
-    signs = [
-        _flat([torch.randint_like(p, high=2) for p in reference.params]) * 2 - 1 for _ in range(num_vectors)
-    ]
+    signs = [_flat([torch.randint_like(p, high=2) for p in reference.params]) * 2 - 1 for _ in range(num_vectors)]
     V = torch.stack(signs, dim=1)
     ours = (V.double() * hessian.matmat(V).double()).sum(dim=0).cpu()
     tolerance = tol * float(theirs.abs().mean())
     reason = f"{tol:g} of the mean |vᵀHv|: both use the same {num_vectors} sign vectors"
     errors = [float(x.std() / math.sqrt(num_vectors)) for x in (ours, theirs)]
-    return Comparison(
-        "trace", float(ours.mean()), errors[0], float(theirs.mean()), errors[1], tolerance, reason
-    )
+    return Comparison("trace", float(ours.mean()), errors[0], float(theirs.mean()), errors[1], tolerance, reason)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
