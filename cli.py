@@ -9,8 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -116,19 +116,25 @@ def _how_to_go_on(signum: int) -> str:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callable (done, total) that draws a bar with the time left, where a terminal is watching."""
-    bar = click.progressbar(length=1, label=label, file=sys.stderr, show_pos=True)
-
-    def advance(done: int, total: int) -> None:
-        if bar.length != total:
-            bar.length, bar.start = total, bar.start
-        bar.update(done - bar.pos)
-
+def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Yield what draws a bar a stage, with the time left; None where no terminal is watching."""
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield None
         return
-    with bar:
+    bars: dict[str, Any] = {}
+    with ExitStack() as stack:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                # What was saved earlier took no time now, so it would spoil the estimate of what is left.
+                saved = f", {done} saved before" if done else ""
+                bar = click.progressbar(
+                    length=total - done, label=f"{label}: {stage}{saved}", file=sys.stderr, show_pos=True
+                )
+                bars[stage] = (stack.enter_context(bar), done)
+            bar, start = bars[stage]
+            bar.update(done - start - bar.pos)
+
         yield advance
 
 
@@ -252,9 +258,9 @@ class ProbeGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The built-in probes."""
-        from landscape.probes import BUILTIN
+        from landscape.probes import BUILT_IN
 
-        return sorted(BUILTIN)
+        return sorted(BUILT_IN)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         """Build the command of a probe from its fields."""
@@ -276,9 +282,9 @@ def probe() -> None:
 
 def probe_command(name: str) -> click.Command:
     """Make the command of one probe: its fields, then how the objective is evaluated."""
-    from landscape.probes import BUILTIN
+    from landscape.probes import BUILT_IN
 
-    cls = load(BUILTIN.get(name, name))
+    cls = load(BUILT_IN.get(name, name))
     own = options_of(cls, "The question")
     taken = {option.name for option in own}
 
@@ -330,29 +336,44 @@ def objective_options() -> list[click.Parameter]:
 
 def ask_all(question: Any, runs: tuple[Path, ...], executor: str, as_json: bool, **options: Any) -> None:
     """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
+    from landscape.measure import answer_name, ask
     from models.run import open_run
 
-    from landscape import ask
-
-    opened = [(open_run(folder), folder) for folder in runs]
-    bad = 0
-    for run, folder in opened:
+    asked = []
+    for run in map(open_run, runs):
         objective = objective_of(run, **options)
-        with progress_bar(folder.name) as progress:
-            answer = ask(question, objective, run.store, executor=executor, progress=progress)
+        asked.append((with_directions(question, run, objective), objective, run.store))
+    bad = 0
+    for probe, objective, store in asked:
+        with progress_bar(store.path.name) as progress:
+            answer = ask(probe, objective, store, executor=executor, progress=progress)
         bad += nonfinite(answer) + unfinished(answer)
-        print_answer(answer, Path(answer.encoding["source"]), as_json)
+        print_answer(answer, store.path / f"{answer_name(probe, objective)}.h5", as_json)
     if bad:
         raise click.exceptions.Exit(FAILED_POINTS)
 
 
 def objective_of(run: Run, **options: Any) -> Objective:
-    """Build the objective of a run from the command's options."""
+    """Build the objective of a run from the command's options; what was left out keeps its default."""
     import torch
 
     if options.get("dtype"):
         options["dtype"] = getattr(torch, options["dtype"])
     return run.objective(**{name: value for name, value in options.items() if value is not None})
+
+
+def with_directions(question: Any, run: Run, objective: Objective) -> Any:
+    """Give a probe the directions that only a run can tell: `pca` of its trajectory, `to:RUN` another one."""
+    from landscape import directions
+    from models.run import open_run
+
+    word = getattr(question, "directions", None)
+    if word == "pca":
+        return replace(question, directions=directions.pca_of(run.store.read("trajectory"), objective))
+    if isinstance(word, str) and word.startswith("to:"):
+        other = objective.layout.current(open_run(Path(word.removeprefix("to:"))).model())
+        return replace(question, directions=directions.between(objective.theta, other.to(objective.theta)))
+    return question
 
 
 @cli.command("import")
