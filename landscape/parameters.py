@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -106,22 +106,30 @@ class ParameterLayout:
         """Copy where the model stands now, as a vector (P,)."""
         return self.flatten({name: p.detach() for name, p in model.named_parameters()})
 
-    def filters(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """View a vector filter by filter.
+    def filter_index(self) -> Tensor:
+        """Number every entry (P,) by its filter, from 0; -1 for entries of parameters with fewer than two axes."""
+        return self._index(by_filter=True)
 
-        Yields:
-            For each parameter with two or more axes its name and a matrix (filters, entries of one filter).
-            It is a view unless the filters are counted along a later axis than the first.
-        """
-        tensors = self.unflatten(vector)
-        for name, axis in zip(self.names, self.filter_axes, strict=True):
-            if tensors[name].ndim >= 2:
-                yield name, tensors[name].movedim(axis, 0).flatten(start_dim=1)
+    def layer_index(self) -> Tensor:
+        """Number every entry (P,) by its parameter, from 0; -1 for those with fewer than two axes."""
+        return self._index(by_filter=False)
 
-    def positions(self, inner: ParameterLayout) -> Tensor:
-        """Find the entries of a part of this layout in the flat vector, as indices (P_inner,)."""
-        numbers = self.unflatten(torch.arange(self.size))
-        return torch.cat([numbers[name].reshape(-1) for name in inner.names])
+    def name_at(self, entry: int) -> str:
+        """Name the parameter that an entry of the flat vector belongs to."""
+        ends = torch.tensor(self.sizes).cumsum(0)
+        return self.names[int(torch.searchsorted(ends, entry, right=True))]
+
+    def _index(self, by_filter: bool) -> Tensor:
+        parts, used = [], 0
+        for shape, axis in zip(self.shapes, self.filter_axes, strict=True):
+            numbers = torch.full(shape, -1)
+            if len(shape) >= 2:
+                count = shape[axis] if by_filter else 1
+                along = [count if n == axis else 1 for n in range(len(shape))]
+                numbers = torch.arange(used, used + count).view(along).expand(shape)
+                used += count
+            parts.append(numbers.reshape(-1))
+        return torch.cat(parts)
 
 
 def _filter_axes(model: nn.Module) -> dict[str, int]:

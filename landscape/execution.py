@@ -1,0 +1,220 @@
+"""One seam for independent work, `concurrent.futures.Executor`, and a map over it that can be resumed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+_CHUNK = 8  # items that one task of a remote executor computes, to pay its message once
+
+Answer = dict[str, float]
+
+
+class Journal(Protocol):
+    """What a map needs of a journal: finished pieces by key, and a way to add one."""
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Read the finished pieces."""
+
+    def append(self, key: str, arrays: dict[str, Any]) -> None:
+        """Add a finished piece."""
+
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Work:
+    """Where a probe's independent pieces run and what becomes of them.
+
+    Attributes:
+        executor: Computes them.
+        journal: Keeps finished pieces, so that the same work goes on after an interruption; None keeps nothing.
+        progress: Called with (stage, pieces done, pieces in all).
+        remote_passes: Passes over the data that were made in other processes.
+    """
+
+    executor: Executor
+    journal: Journal | None = None
+    progress: Progress | None = None
+    remote_passes: int = 0
+
+
+class SerialExecutor(Executor):
+    """Computes each task in this process when it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """Run at once; an exception is kept for `Future.result`, an interruption is not."""
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+_current: ContextVar[Work | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def working(work: Work) -> Iterator[Work]:
+    """Let every `resumable_map` inside the context use this executor and journal."""
+    token = _current.set(work)
+    try:
+        yield work
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def open_executor(name: str = "serial") -> Iterator[Executor]:
+    """Start the executor that a name stands for and stop it at the end.
+
+    Args:
+        name: ``serial``; ``processes`` (one a core) or ``processes:N``: fresh processes with one torch thread each,
+            talking over pipes, no open port.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "serial" and not argument:
+        yield SerialExecutor()
+        return
+    if kind != "processes" or not (argument.isdigit() and int(argument) > 0 if argument else True):
+        raise ValueError(f"executor must be serial, processes or processes:N, got {name!r}.")
+    import torch.multiprocessing
+
+    pool = ProcessPoolExecutor(
+        max_workers=int(argument) if argument else os.cpu_count(),
+        mp_context=torch.multiprocessing.get_context("spawn"),
+        initializer=_prepare_worker,
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def resumable_map(
+    function: Callable[[Any, Any], Answer], shared: Any, items: Sequence[Any], stage: str = "point"
+) -> list[Answer]:
+    """Compute function(shared, item) for every item, in order of the items.
+
+    Pieces that the journal of the current `working` context holds are not computed again; every new one is
+    journalled as it arrives. Outside such a context everything is computed here.
+
+    Args:
+        function: A module-level function; its answer depends on its arguments alone.
+        shared: What all items need, sent once to each process.
+        items: Small things that can be sent.
+        stage: Names these pieces in the journal and the progress display.
+
+    Raises:
+        ValueError: If `shared` cannot be sent to another process.
+    """
+    work = _current.get() or Work(SerialExecutor())
+    keys = [f"{stage}/{number}" for number in range(len(items))]
+    known = work.journal.records() if work.journal else {}
+    found: dict[str, Answer] = {key: known[key] for key in keys if key in known}
+    _report(work, stage, len(found), len(keys))
+    todo = [(key, item) for key, item in zip(keys, items, strict=True) if key not in found]
+    for key, answer in _computed(work, function, shared, todo):
+        if work.journal:
+            work.journal.append(key, answer)
+        found[key] = answer
+        _report(work, stage, len(found), len(keys))
+    return [found[key] for key in keys]
+
+
+def _report(work: Work, stage: str, done: int, total: int) -> None:
+    if work.progress:
+        work.progress(stage, done, total)
+
+
+def _computed(
+    work: Work, function: Callable[[Any, Any], Answer], shared: Any, todo: Sequence[tuple[str, Any]]
+) -> Iterator[tuple[str, Answer]]:
+    if isinstance(work.executor, SerialExecutor):
+        for key, item in todo:
+            yield key, function(shared, item)
+        return
+    with tempfile.TemporaryDirectory(prefix="landscape-") as folder:
+        path = _write_shared(Path(folder) / "shared", function, shared)
+        chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+        for chunk, (answers, passes) in _completed(work.executor, path, chunks):
+            work.remote_passes += passes
+            yield from zip([key for key, _ in chunk], answers, strict=True)
+
+
+def _completed(executor: Executor, path: Path, chunks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Keep a few tasks in flight and yield each as it ends."""
+    waiting = list(reversed(chunks))
+    running: dict[Future, Any] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * (os.cpu_count() or 1):
+                chunk = waiting.pop()
+                running[executor.submit(_compute_chunk, str(path), [item for _, item in chunk])] = chunk
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), future.result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _write_shared(path: Path, function: Any, shared: Any) -> Path:
+    try:
+        path.write_bytes(pickle.dumps((function, shared)))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"this work cannot be sent to other processes ({error}); define the model and the loss at the top level "
+            "of a module (no lambda), or use the serial executor."
+        ) from error
+    return path
+
+
+# --- in the worker --------------------------------------------------------------------------------------------
+
+_loaded: dict[str, Any] = {}
+
+
+def _compute_chunk(path: str, items: Sequence[Any]) -> tuple[list[Answer], int]:
+    if path not in _loaded:
+        _loaded.clear()
+        # The file was written by the parent process into its own private folder.
+        _loaded[path] = pickle.loads(Path(path).read_bytes())  # noqa: S301
+    function, shared = _loaded[path]
+    objective = getattr(shared, "objective", None)
+    before = getattr(objective, "num_passes", 0)
+    answers = [function(shared, item) for item in items]
+    return answers, getattr(objective, "num_passes", 0) - before
+
+
+def _prepare_worker() -> None:
+    """One torch thread; leave signals to the parent; end when the parent ends, however it ended."""
+    import multiprocessing
+
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,31 @@
+"""Questions to ask of an objective: each a frozen dataclass, called with the objective, answering with a data set."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from landscape.probes.slices import Slice, Surface
+    from landscape.probes.spectrum import Spectrum
+
+BUILT_IN = {
+    "slice": "landscape.probes.slices:Slice",
+    "surface": "landscape.probes.slices:Surface",
+    "spectrum": "landscape.probes.spectrum:Spectrum",
+}
+
+__all__ = ["BUILT_IN", "Slice", "Spectrum", "Surface"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a probe on first use."""
+    for path in BUILT_IN.values():
+        module, _, attribute = path.partition(":")
+        if attribute == name:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'landscape.probes' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
