@@ -268,7 +268,7 @@ def step_ratio(direction: Tensor, theta: Tensor, layout: ParameterLayout) -> flo
 def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) -> Directions:
     if kind == "hessian-ends" and count == 2:
         pairs = eigenpairs(Hessian(objective), k=2, which="both", seed=seed)
-        labels = ("eigenvector of the largest eigenvalue", "eigenvector of the smallest eigenvalue")
+        labels: tuple[str, ...] = ("eigenvector of the largest eigenvalue", "eigenvector of the smallest eigenvalue")
     else:
         pairs = eigenpairs(Hessian(objective), k=count, which="largest", seed=seed)
         labels = tuple(f"Hessian eigenvector {n + 1}" for n in range(count))

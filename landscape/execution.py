@@ -159,7 +159,8 @@ def _computed(
 
 def _completed(executor: Executor, path: Path, chunks: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """Keep a few tasks in flight and yield each as it ends."""
-    waiting, running = list(reversed(chunks)), {}
+    waiting = list(reversed(chunks))
+    running: dict[Future, Any] = {}
     try:
         while waiting or running:
             while waiting and len(running) < 2 * (os.cpu_count() or 1):
@@ -211,4 +212,9 @@ def _prepare_worker() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

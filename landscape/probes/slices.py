@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -199,7 +199,8 @@ def _with_spread(answer: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
         worst = -np.inf if name.endswith("accuracy") else np.inf
         ranked = answer[name].fillna(worst)
         for word, share in (("median", 0.5), ("lower", 0.1), ("upper", 0.9)):
-            method = "linear" if np.isfinite(ranked).all() else "nearest"
+            # Between a finite and an infinite value there is no linear interpolation.
+            method: Literal["linear", "nearest"] = "linear" if np.isfinite(ranked).all() else "nearest"
             band = ranked.quantile(share, dim="seed", method=method).drop_vars("quantile")
             answer[f"{name}_{word}"] = band.assign_attrs(answer[name].attrs)
     return answer
@@ -229,7 +230,7 @@ def _described(name: str) -> dict[str, str]:
 
 
 def _both(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, list | tuple) else (value, value)  # type: ignore[return-value]
+    return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
 
 def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[float]) -> None:

@@ -154,9 +154,7 @@ class Store:
         except (ValueError, RecursionError) as error:
             raise DamagedFileError(f"{path} is not JSON: {error}; restore a copy of it") from error
         if not isinstance(mapping, dict):
-            raise DamagedFileError(
-                f"{path} holds a {type(mapping).__name__}, not an object; restore a copy of it"
-            )
+            raise DamagedFileError(f"{path} holds a {type(mapping).__name__}, not an object; restore a copy of it")
         return mapping
 
     def _file(self, name: str, suffix: str) -> Path:

@@ -92,9 +92,7 @@ def unpack(data: bytes, origin: object) -> xr.Dataset:
     except StoreError:
         raise
     except Exception as error:  # h5py raises nearly anything on a file made to mislead it
-        raise DamagedFileError(
-            f"{origin} cannot be read: {error}; it was not written by landscape"
-        ) from error
+        raise DamagedFileError(f"{origin} cannot be read: {error}; it was not written by landscape") from error
     return dataset.assign_attrs(seal_digest=digest.decode())
 
 
@@ -158,12 +156,7 @@ def _plain_attributes(attributes: Mapping[Any, Any], owner: str, reserved: set[s
 def _plain_attribute(value: Any, owner: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
-    if (
-        isinstance(value, np.ndarray)
-        and value.ndim == 1
-        and value.dtype.kind != "b"
-        and is_plain(value.dtype)
-    ):
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind != "b" and is_plain(value.dtype):
         return value.astype(value.dtype.newbyteorder("<"))
     if isinstance(value, str):
         return _storable(value, owner)
@@ -177,9 +170,7 @@ def _plain_attribute(value: Any, owner: str) -> Any:
 
 def _storable(string: str, owner: str) -> str:
     if _UNSTORABLE.search(string):
-        raise ValueError(
-            f"string {string[:40]!r} {owner} cannot be stored; remove NUL characters and lone surrogates"
-        )
+        raise ValueError(f"string {string[:40]!r} {owner} cannot be stored; remove NUL characters and lone surrogates")
     return string
 
 
@@ -264,9 +255,7 @@ def _read_strings(dataset: h5py.Dataset, size: int, origin: object) -> np.ndarra
         strings[index] = dataset[index].decode()
         total += len(strings[index])
         if total > size:
-            raise UnsafeFileError(
-                f"{origin} is refused: the strings in {dataset.name} are larger than the file"
-            )
+            raise UnsafeFileError(f"{origin} is refused: the strings in {dataset.name} are larger than the file")
     return strings.astype(str)
 
 

@@ -1,0 +1,142 @@
+"""Ask a probe's question of an objective and keep the answer, so that it is computed once and never lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.execution import Progress, Work, open_executor, working
+from landscape.objective import Objective
+from landscape.provenance import provenance
+from landscape.store import Journal, Store
+
+
+class Probe(Protocol):
+    """One question: a frozen dataclass whose fields are its whole configuration."""
+
+    def __call__(self, objective: Objective) -> xr.Dataset:
+        """Answer with a labelled data set."""
+
+
+def ask(
+    probe: Probe,
+    objective: Objective,
+    store: Store,
+    executor: str | Executor = "serial",
+    progress: Progress | None = None,
+) -> xr.Dataset:
+    """Answer a probe's question from the store, computing what is missing.
+
+    A finished answer is read back, never computed again. An unfinished one goes on from its journal; the result is
+    bit for bit that of an uninterrupted run.
+
+    Args:
+        probe: The question.
+        objective: Of what.
+        store: The run's folder, where the answer is sealed as ``<probe>-<id>.h5``.
+        executor: ``serial``, ``processes``, ``processes:N``, or an executor that is already open.
+        progress: Called with (stage, pieces done, pieces in all).
+
+    Raises:
+        LockedError: If another process works in this folder.
+        ValueError: If the unfinished answer was begun with another torch version or device.
+    """
+    name = answer_name(probe, objective)
+    if store.has(name):
+        return store.read(name)
+    opened: AbstractContextManager[Executor] = (
+        open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
+    )
+    with store.lock(), store.journal(name) as journal, opened as engine:
+        _agree_on_recipe(journal, objective)
+        answer = answered(probe, objective, Work(engine, journal, progress))
+        store.write(name, answer)
+        journal.discard()
+    return store.read(name)
+
+
+def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
+    """Compute an answer and attach how it was made, without storing it.
+
+    Raises:
+        TypeError: If the probe does not return an `xarray.Dataset`.
+    """
+    started, passes = time.monotonic(), objective.num_passes
+    with working(work):
+        answer = probe(objective)
+    if not isinstance(answer, xr.Dataset):
+        raise TypeError(f"{type(probe).__name__} must answer with an xarray.Dataset, got {type(answer).__name__}.")
+    return answer.assign_attrs(
+        probe=kebab(type(probe).__name__),
+        probe_class=f"{type(probe).__module__}:{type(probe).__qualname__}",
+        probe_fields=json.dumps(probe_fields(probe), sort_keys=True),
+        **{key: _attribute(value) for key, value in objective.identity().items()},
+        **provenance(objective.device),
+        wall_seconds=time.monotonic() - started,
+        data_passes=objective.num_passes - passes + work.remote_passes,
+    )
+
+
+def answer_name(probe: Probe, objective: Objective) -> str:
+    """Name an answer by everything its values depend on: ``surface-1a2b3c4d5e6f``."""
+    question = {
+        "probe": f"{type(probe).__module__}:{type(probe).__qualname__}",
+        "fields": probe_fields(probe),
+        "objective": objective.identity(),
+    }
+    text = json.dumps(question, sort_keys=True)
+    return f"{kebab(type(probe).__name__)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def probe_fields(probe: Probe) -> dict[str, Any]:
+    """Write the fields of a probe as plain values; objects other than numbers and text by their `str`.
+
+    Raises:
+        TypeError: If the probe is not a dataclass.
+    """
+    if not is_dataclass(probe):
+        raise TypeError(
+            f"a probe must be a frozen dataclass, {type(probe).__name__} is not; add @dataclass(frozen=True)."
+        )
+    return {field.name: _plain(getattr(probe, field.name)) for field in fields(probe)}
+
+
+def kebab(name: str) -> str:
+    """Write a class name as a word of the command line: WeightNorm -> weight-norm."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower().strip("_")
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return str(value)
+
+
+def _attribute(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list) else value
+
+
+def _agree_on_recipe(journal: Journal, objective: Objective) -> None:
+    recipe = f"torch {torch.__version__} on {objective.device.type}"
+    begun = journal.records().get("recipe")
+    if begun is None:
+        journal.append("recipe", {"recipe": recipe})
+    elif begun["recipe"] != recipe:
+        raise ValueError(
+            f"the unfinished answer {journal.path} was begun with {begun['recipe']}, this is {recipe}; their numbers "
+            "are not bit-equal. Finish it there, or delete the file to begin anew."
+        )
