@@ -35,10 +35,10 @@ from landscape.tables import (
 
 if TYPE_CHECKING:
     import xarray as xr
-    from models.run import Run
 
     from landscape import Objective, Store
     from landscape.doctor import Finding
+    from models.run import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own: 4 damaged, 75 locked.
 DONE, BAD_INPUT, FAILED_POINTS = 0, 3, 5
@@ -474,10 +474,10 @@ def show(things: tuple[Path, ...], as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_json: bool) -> None:
     """Compute eigenvalues and trace here and with the package pyhessian, on the same batch."""
-    from models.run import open_run
     from torch.nn.functional import cross_entropy
 
     from landscape.verify import verify
+    from models.run import open_run
 
     opened = open_run(run)
     found = verify(opened.model(), opened.data().train, cross_entropy, examples=examples, k=k, tol=tol)
@@ -564,11 +564,11 @@ def show_run(folder: Path, as_json: bool) -> None:
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:
     """Look at a run, or at a network that is not a run yet."""
-    from models.data import load_data
-    from models.run import open_run
     from torch.nn.functional import cross_entropy
 
     from landscape.doctor import examine
+    from models.data import load_data
+    from models.run import open_run
 
     if run is not None:
         opened = open_run(run)

@@ -158,7 +158,7 @@ def parse(command: click.Command, arguments: list[str], parent: click.Context | 
     """Parse a command line through every level of the program without running it."""
     context = command.make_context(command.name or "landscape", list(arguments), parent=parent)
     if isinstance(command, click.Group):
-        name, subcommand, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+        _, subcommand, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         parse(subcommand, rest, context)
 
 
