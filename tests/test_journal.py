@@ -129,7 +129,7 @@ class FullDisk(Disk):
 def test_a_full_disk_keeps_what_is_saved(journal: Journal, written: bytes) -> None:
     with (
         Journal(journal.path, FullDisk()) as full,
-        pytest.raises(DiskFullError, match="no space left at .*what is saved stays"),
+        pytest.raises(DiskFullError, match=r"no space left at .*what is saved stays"),
     ):
         full.append("3", {"loss": 0.0})
     with journal:

@@ -330,5 +330,5 @@ def test_another_programs_file_under_a_seal_is_refused() -> None:
         file.flush()
         data = reseal(file.id.get_file_image())
     for hostile in (data, reseal(b"not HDF5")):
-        with pytest.raises(DamagedFileError, match="x cannot be read: .*not written by landscape"):
+        with pytest.raises(DamagedFileError, match=r"x cannot be read: .*not written by landscape"):
             unpack(hostile, "x")

@@ -128,7 +128,7 @@ def test_a_name_never_becomes_a_path(store: Store, name: str, use: Callable) -> 
 def test_what_is_missing_is_named(store: Store) -> None:
     with pytest.raises(MissingError, match=r"slice\.h5 does not exist; check the name"):
         store.read("slice")
-    with pytest.raises(MissingError, match="folder .*nowhere does not exist; check the path"):
+    with pytest.raises(MissingError, match=r"folder .*nowhere does not exist; check the path"):
         Store(store.path / "nowhere", create=False)
 
 
