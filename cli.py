@@ -418,9 +418,9 @@ def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
     for folder in runs:
         store = open_store(folder)
         for name in store.names():
-            for title, drawing in figures.draw(store.read(name), name):
+            for title, drawing in figures.draw(store.read(name), name).items():
                 path = folder / "figures" / f"{name}-{title}"
-                for written in figures.save(drawing, path, formats=tuple(formats.split(",")), width=width):
+                for written in figures.save(drawing, path, formats=formats.split(","), width=width):
                     click.echo(written)
 
 
@@ -431,7 +431,7 @@ def report(folder: Path, out: Path) -> None:
     """Write one self-contained page about every run in a folder."""
     from landscape.figures.report import write_report
 
-    write_report(run_folders(folder), out)
+    write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
     click.echo(out)
 
 
@@ -440,11 +440,11 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
-    from landscape.overview import overview
+    from landscape.overview import overview, plain
 
     rows = [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
     if as_json:
-        echo_json(rows)
+        echo_json([{name: plain(value) for name, value in row.items()} for row in rows])
     else:
         click.echo(table(rows) if rows else f"no runs in {folder}")
 
@@ -546,14 +546,14 @@ def print_answer(answer: xr.Dataset, path: Path, as_json: bool) -> None:
 
 def show_run(folder: Path, as_json: bool) -> None:
     """Print what a run's folder holds."""
-    from landscape.overview import overview
+    from landscape.overview import overview, plain
 
     store = open_store(folder)
     about = store.load_json("run") if (folder / "run.json").exists() else {}
     answers = store.names()
     row = overview(store, str(folder))
     if as_json:
-        echo_json({**row, "about": about, "answers": answers})
+        echo_json({**{name: plain(value) for name, value in row.items()}, "about": about, "answers": answers})
         return
     click.echo(table([row]))
     for name, value in sorted({**about, **about.get("config", {})}.items()):

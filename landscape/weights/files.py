@@ -71,9 +71,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return load_pickled(path), {}
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
-    raise WeightsError(
-        f"{path} is not a .safetensors, .pt, .pth, .bin or .ckpt file; rename it or save it as one"
-    )
+    raise WeightsError(f"{path} is not a .safetensors, .pt, .pth, .bin or .ckpt file; rename it or save it as one")
 
 
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -86,9 +84,7 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if _DIGEST not in metadata and _SCHEMA.items().isdisjoint(metadata.items()):
         return tensors, metadata
     if metadata.pop(_DIGEST, "") != _digest(tensors, metadata):
-        raise DamagedFileError(
-            f"{path} is damaged: its content does not match its digest; restore a copy of it"
-        )
+        raise DamagedFileError(f"{path} is damaged: its content does not match its digest; restore a copy of it")
     return tensors, {name: value for name, value in metadata.items() if name not in _SCHEMA}
 
 

@@ -37,9 +37,7 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = 
     }
     if any(problems.values()):
         found = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)
-        raise WeightsError(
-            f"the weights do not fit {type(module).__name__}: {found}{_advice(tensors, wanted)}"
-        )
+        raise WeightsError(f"the weights do not fit {type(module).__name__}: {found}{_advice(tensors, wanted)}")
     module.load_state_dict(given, strict=True)
 
 

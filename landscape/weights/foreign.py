@@ -59,9 +59,7 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # zipfile raises nearly anything on a damaged archive
         raise DamagedFileError(f"{path} is damaged: {error}; restore a copy of it") from error
     if damaged:
-        raise DamagedFileError(
-            f"{path} is damaged: entry {damaged!r} fails its checksum; restore a copy of it"
-        )
+        raise DamagedFileError(f"{path} is damaged: entry {damaged!r} fails its checksum; restore a copy of it")
 
 
 def _explain(path: Path, error: Exception) -> StoreError:

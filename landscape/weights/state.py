@@ -45,9 +45,7 @@ def decode_state(tensors: Mapping[str, Tensor], text: str) -> Any:
     try:
         return _decode(json.loads(text), tensors)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise DamagedFileError(
-            f"the state was not written by landscape ({error!r}); restore a copy of it"
-        ) from error
+        raise DamagedFileError(f"the state was not written by landscape ({error!r}); restore a copy of it") from error
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -63,9 +61,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return items if kind is list else {"tuple": items}
     if kind in _MAPPINGS.values():
         return {
-            kind.__name__: [
-                [_key(key, path), _encode(item, f"{path}.{key}", tensors)] for key, item in value.items()
-            ]
+            kind.__name__: [[_key(key, path), _encode(item, f"{path}.{key}", tensors)] for key, item in value.items()]
         }
     raise TypeError(
         f"{path} is a {kind.__name__}, which a checkpoint without pickles does not hold; "
