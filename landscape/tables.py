@@ -176,7 +176,7 @@ def _range(name: object, variable: xr.DataArray) -> str:
 
 def _value(variable: xr.Variable) -> str:
     if variable.ndim == 0:
-        return number(variable.item())
+        return number(variable.values.item())
     if variable.dtype.kind in "fiu" and variable.size:
-        return f"{number(variable.min().item())} to {number(variable.max().item())}"
+        return f"{number(variable.values.min().item())} to {number(variable.values.max().item())}"
     return clean(", ".join(map(str, variable.values.ravel()[:4])), 40)
