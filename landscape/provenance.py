@@ -1,0 +1,80 @@
+"""How an answer was made: when, by which command, from which code, with what."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_ROOT = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, str | int | bool]:
+    """What goes with every answer, besides the probe and the objective.
+
+    Returns:
+        `created_utc` (ISO 8601), `command`, `git_commit` and `git_dirty` of the checkout that holds this
+        package (empty and false where there is none), the versions of `python`, `torch`, `landscape` and
+        `lightning`, the `device`, whether float32 products may use `tf32`, and the number of torch `threads`.
+        The name of the machine is left out.
+    """
+    commit, dirty = _git_state(_ROOT)
+    return {
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "landscape": _version("landscape-lab"),
+        "lightning": _version("pytorch-lightning"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "tf32": _allows_tf32(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def command() -> str:
+    """The command line, as it can be typed again; bytes that are not text are escaped."""
+    program, *arguments = sys.argv or [""]
+    line = shlex.join([Path(program).name, *arguments])
+    return line.encode("utf-8", "backslashreplace").decode()
+
+
+@cache
+def _git_state(root: Path) -> tuple[str, bool]:
+    """The commit of a checkout and whether tracked files differ from it; ("", False) if it is none."""
+    if not (root / ".git").exists():
+        return "", False
+    commit = _git(root, "rev-parse", "HEAD")
+    return commit, bool(commit and _git(root, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.strip()
+
+
+@cache
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def _allows_tf32() -> bool:
+    if not torch.cuda.is_available():
+        return False
+    return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
