@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -35,10 +35,10 @@ from landscape.tables import (
 
 if TYPE_CHECKING:
     import xarray as xr
-    from models.run import Run
 
     from landscape import Objective, Store
     from landscape.doctor import Finding
+    from models.run import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own: 4 damaged, 75 locked.
 DONE, BAD_INPUT, FAILED_POINTS = 0, 3, 5
@@ -93,6 +93,11 @@ def failure_of(error: Exception) -> Failure:
 class Landscape(click.Group):
     """The program: every mistake of a user becomes one line, every stop says how to go on."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let --debug stand anywhere, for who adds it to a command that failed."""
+        others = [argument for argument in args if argument != "--debug"]
+        return super().parse_args(ctx, others if len(others) == len(args) else ["--debug", *others])
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command and translate what it raises."""
         with stopping() as received:
@@ -122,6 +127,7 @@ def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None] | None]
         yield None
         return
     bars: dict[str, Any] = {}
+    reached: dict[str, int] = {}
     with ExitStack() as stack:
 
         def advance(stage: str, done: int, total: int) -> None:
@@ -129,11 +135,15 @@ def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None] | None]
                 # What was saved earlier took no time now, so it would spoil the estimate of what is left.
                 saved = f", {done} saved before" if done else ""
                 bar = click.progressbar(
-                    length=total - done, label=f"{label}: {stage}{saved}", file=sys.stderr, show_pos=True
+                    length=total - done,
+                    label=f"{label}: {stage}{saved}",
+                    file=sys.stderr,
+                    show_pos=True,
+                    update_min_steps=max(1, total // 500),
                 )
-                bars[stage] = (stack.enter_context(bar), done)
-            bar, start = bars[stage]
-            bar.update(done - start - bar.pos)
+                bars[stage], reached[stage] = stack.enter_context(bar), done
+            bars[stage].update(done - reached[stage])
+            reached[stage] = done
 
         yield advance
 
@@ -168,8 +178,9 @@ class GroupedCommand(click.Command):
         """Write one section a heading."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            if record := param.get_help_record(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
                 sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+        sections["Options"] = sections.pop("Options")
         for heading, records in sections.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -289,8 +300,8 @@ def probe_command(name: str) -> click.Command:
     taken = {option.name for option in own}
 
     def ask_runs(runs: tuple[Path, ...], executor: str, as_json: bool, **values: Any) -> None:
-        question = cls(**{field: values.pop(field) for field in taken})
-        ask_all(question, runs, executor, as_json, **values)
+        configuration = {field: values.pop(field) for field in taken}
+        ask_all(cls, configuration, runs, executor, as_json, **values)
 
     help_text = (cls.__doc__ or "").strip().split("\n\n")[0]
     common = [option for option in objective_options() if option.name not in taken]
@@ -334,7 +345,9 @@ def objective_options() -> list[click.Parameter]:
     return list(options)
 
 
-def ask_all(question: Any, runs: tuple[Path, ...], executor: str, as_json: bool, **options: Any) -> None:
+def ask_all(
+    cls: type, values: dict[str, Any], runs: tuple[Path, ...], executor: str, as_json: bool, **options: Any
+) -> None:
     """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
     from landscape.measure import answer_name, ask
     from models.run import open_run
@@ -342,7 +355,7 @@ def ask_all(question: Any, runs: tuple[Path, ...], executor: str, as_json: bool,
     asked = []
     for run in map(open_run, runs):
         objective = objective_of(run, **options)
-        asked.append((with_directions(question, run, objective), objective, run.store))
+        asked.append((cls(**with_directions(values, run, objective)), objective, run.store))
     bad = 0
     for probe, objective, store in asked:
         with progress_bar(store.path.name) as progress:
@@ -362,18 +375,22 @@ def objective_of(run: Run, **options: Any) -> Objective:
     return run.objective(**{name: value for name, value in options.items() if value is not None})
 
 
-def with_directions(question: Any, run: Run, objective: Objective) -> Any:
-    """Give a probe the directions that only a run can tell: `pca` of its trajectory, `to:RUN` another one."""
+def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> dict[str, Any]:
+    """Replace directions that only a run can tell: `pca` of its trajectory, `to:RUN` toward another one."""
+    import torch
+
     from landscape import directions
     from models.run import open_run
 
-    word = getattr(question, "directions", None)
+    word = values.get("directions")
     if word == "pca":
-        return replace(question, directions=directions.pca_of(run.store.read("trajectory"), objective))
+        snapshots = run.store.read("trajectory")
+        path = torch.from_numpy(snapshots["theta"].values)
+        return {**values, "directions": directions.pca(path, snapshots["step"].values.tolist(), objective.theta)}
     if isinstance(word, str) and word.startswith("to:"):
         other = objective.layout.current(open_run(Path(word.removeprefix("to:"))).model())
-        return replace(question, directions=directions.between(objective.theta, other.to(objective.theta)))
-    return question
+        return {**values, "directions": directions.between(objective.theta, other.to(objective.theta))}
+    return values
 
 
 @cli.command("import")
@@ -401,9 +418,9 @@ def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
     for folder in runs:
         store = open_store(folder)
         for name in store.names():
-            for title, drawing in figures.draw(store.read(name), name):
+            for title, drawing in figures.draw(store.read(name), name).items():
                 path = folder / "figures" / f"{name}-{title}"
-                for written in figures.save(drawing, path, formats=tuple(formats.split(",")), width=width):
+                for written in figures.save(drawing, path, formats=formats.split(","), width=width):
                     click.echo(written)
 
 
@@ -414,7 +431,7 @@ def report(folder: Path, out: Path) -> None:
     """Write one self-contained page about every run in a folder."""
     from landscape.figures.report import write_report
 
-    write_report(run_folders(folder), out)
+    write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
     click.echo(out)
 
 
@@ -423,11 +440,11 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
-    from landscape.overview import overview
+    from landscape.overview import overview, plain
 
     rows = [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
     if as_json:
-        echo_json(rows)
+        echo_json([{name: plain(value) for name, value in row.items()} for row in rows])
     else:
         click.echo(table(rows) if rows else f"no runs in {folder}")
 
@@ -457,10 +474,10 @@ def show(things: tuple[Path, ...], as_json: bool) -> None:
 @click.pass_context
 def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_json: bool) -> None:
     """Compute eigenvalues and trace here and with the package pyhessian, on the same batch."""
-    from models.run import open_run
     from torch.nn.functional import cross_entropy
 
     from landscape.verify import verify
+    from models.run import open_run
 
     opened = open_run(run)
     found = verify(opened.model(), opened.data().train, cross_entropy, examples=examples, k=k, tol=tol)
@@ -529,14 +546,14 @@ def print_answer(answer: xr.Dataset, path: Path, as_json: bool) -> None:
 
 def show_run(folder: Path, as_json: bool) -> None:
     """Print what a run's folder holds."""
-    from landscape.overview import overview
+    from landscape.overview import overview, plain
 
     store = open_store(folder)
     about = store.load_json("run") if (folder / "run.json").exists() else {}
     answers = store.names()
     row = overview(store, str(folder))
     if as_json:
-        echo_json({**row, "about": about, "answers": answers})
+        echo_json({**{name: plain(value) for name, value in row.items()}, "about": about, "answers": answers})
         return
     click.echo(table([row]))
     for name, value in sorted({**about, **about.get("config", {})}.items()):
@@ -547,11 +564,11 @@ def show_run(folder: Path, as_json: bool) -> None:
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:
     """Look at a run, or at a network that is not a run yet."""
-    from models.data import load_data
-    from models.run import open_run
     from torch.nn.functional import cross_entropy
 
     from landscape.doctor import examine
+    from models.data import load_data
+    from models.run import open_run
 
     if run is not None:
         opened = open_run(run)

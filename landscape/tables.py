@@ -71,7 +71,7 @@ def summary(answer: xr.Dataset) -> str:
     if "eigenvalue" in answer and "residual" in answer:
         lines.insert(0, eigenvalue_table(answer))
     else:
-        lines += [_range(name, v) for name, v in answer.data_vars.items() if _is_curve(v)]
+        lines += [_range(name, v) for name, v in answer.data_vars.items() if _is_curve(str(name), v)]
     if verdict := answer.attrs.get("verdict"):
         lines.append(f"verdict: {clean(verdict)} ({clean(answer.attrs.get('verdict_reason', ''))})")
     if bad := nonfinite(answer):
@@ -161,8 +161,9 @@ def _line(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) 
     return "  ".join(padded).rstrip()
 
 
-def _is_curve(variable: xr.DataArray) -> bool:
-    return variable.ndim > 0 and variable.dtype.kind == "f" and variable.size > 0
+def _is_curve(name: str, variable: xr.DataArray) -> bool:
+    is_spread = name.endswith(("_median", "_lower", "_upper"))
+    return not is_spread and variable.ndim > 0 and variable.dtype.kind == "f" and variable.size > 0
 
 
 def _range(name: object, variable: xr.DataArray) -> str:

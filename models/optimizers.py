@@ -127,9 +127,7 @@ def lion(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9
     return Lion(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def build_optimizer(
-    name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any
-) -> Optimizer:
+def build_optimizer(name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
     """Build an optimizer.
 
     Args:

@@ -37,8 +37,7 @@ def read_idx(path: Path) -> np.ndarray:
     expected = start + int(np.prod(shape, dtype=object))
     if len(content) != expected:
         raise ValueError(
-            f"{path} is damaged: shape {shape} needs {expected} bytes, the file has {len(content)}; "
-            "download it again"
+            f"{path} is damaged: shape {shape} needs {expected} bytes, the file has {len(content)}; download it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -51,8 +50,7 @@ def _idx_member(folder: Path, part: str, what: str) -> np.ndarray:
                 return read_idx(path)
     axes = 3 if what == "images" else 1
     raise ValueError(
-        f"{folder} holds no {part}-{what}-idx{axes}-ubyte[.gz]; "
-        "put the four files of MNIST or Fashion-MNIST there"
+        f"{folder} holds no {part}-{what}-idx{axes}-ubyte[.gz]; put the four files of MNIST or Fashion-MNIST there"
     )
 
 
@@ -64,8 +62,7 @@ def idx_folder(location: str) -> Pool:
         images, labels = _idx_member(folder, part, "images"), _idx_member(folder, part, "labels")
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
             raise ValueError(
-                f"{folder}: {part} needs images (N, H, W) and labels (N,), "
-                f"got {images.shape} and {labels.shape}"
+                f"{folder}: {part} needs images (N, H, W) and labels (N,), got {images.shape} and {labels.shape}"
             )
         parts += [images[:, None] / np.float32(255), labels]
     return Pool(*parts)
@@ -83,9 +80,7 @@ def npz_file(location: str) -> Pool:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {
-                key: archive[key]
-                for key in ("x", "y", "x_train", "y_train", "x_test", "y_test")
-                if key in archive
+                key: archive[key] for key in ("x", "y", "x_train", "y_train", "x_test", "y_test") if key in archive
             }
             keys = ", ".join(archive.files)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
@@ -93,24 +88,17 @@ def npz_file(location: str) -> Pool:
     for names in (("x_train", "y_train", "x_test", "y_test"), ("x", "y")):
         if set(names) <= set(arrays):
             parts = [arrays[name] for name in names]
-            return Pool(
-                *(_inputs(part, path) if index % 2 == 0 else part for index, part in enumerate(parts))
-            )
-    raise ValueError(
-        f"{path} needs the arrays x, y or x_train, y_train, x_test, y_test; it has: {keys or 'none'}"
-    )
+            return Pool(*(_inputs(part, path) if index % 2 == 0 else part for index, part in enumerate(parts)))
+    raise ValueError(f"{path} needs the arrays x, y or x_train, y_train, x_test, y_test; it has: {keys or 'none'}")
 
 
 def _inputs(array: np.ndarray, path: Path) -> np.ndarray:
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3, 4):
         raise ValueError(
-            f"{path}: inputs need numbers of shape (N, L), (N, C, L) or (N, C, H, W), "
-            f"got {array.dtype} {array.shape}"
+            f"{path}: inputs need numbers of shape (N, L), (N, C, L) or (N, C, H, W), got {array.dtype} {array.shape}"
         )
     if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] > 4:
-        raise ValueError(
-            f"{path}: images need the axes (N, C, H, W), got {array.shape}; transpose(0, 3, 1, 2) them"
-        )
+        raise ValueError(f"{path}: images need the axes (N, C, H, W), got {array.shape}; transpose(0, 3, 1, 2) them")
     scaled = array / np.float32(255) if array.dtype == np.uint8 else array
     return scaled[:, None] if array.ndim == 2 else scaled
 
@@ -166,8 +154,7 @@ def _images(folder: Path, classes: list[str]) -> tuple[list[np.ndarray], np.ndar
             labels.append(label)
             if images[-1].shape[1:] != images[0].shape[1:]:
                 raise ValueError(
-                    f"{path} is {images[-1].shape[1:]}, the first image is {images[0].shape[1:]}; "
-                    "bring all to one size"
+                    f"{path} is {images[-1].shape[1:]}, the first image is {images[0].shape[1:]}; bring all to one size"
                 )
     return images, np.array(labels, dtype=np.int64)
 
