@@ -86,18 +86,27 @@ class _Recording(pl.Callback):
                 )
             self._start(trainer, pl_module)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the last step, while the model is still where it was trained."""
+        if self._begun:
+            self._last(trainer, pl_module)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Record the last step and seal, also when there was nothing left to train."""
         if trainer.is_global_zero:
             self._start(trainer, pl_module)
-            self._end(trainer, pl_module)
+            self._last(trainer, pl_module)
+            self._seal(finished=True)
+            self._discard()
             self._begun = False
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         """Save what there is; a training that goes on from a checkpoint adds to it."""
         try:
             if self._begun:
-                self._interrupted()
+                self._seal(finished=False)
         finally:
             self._begun = False
             self._held.close()
@@ -125,10 +134,13 @@ class _Recording(pl.Callback):
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         raise NotImplementedError
 
-    def _end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         raise NotImplementedError
 
-    def _interrupted(self) -> None:
+    def _seal(self, finished: bool) -> None:
+        raise NotImplementedError
+
+    def _discard(self) -> None:
         raise NotImplementedError
 
 
@@ -183,7 +195,9 @@ class TrainingDynamics(_Recording):
         if self._begun:
             self._record_epoch(trainer)
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
         """Measure the gradient, and remember where the parameters were."""
         step = trainer.global_step + 1
         if not self._begun or step % self.every or (self._pending and self._pending["step"] == step):
@@ -298,7 +312,9 @@ class TrainingDynamics(_Recording):
         if self._finished_epoch is None:
             return
         stale = set() if self._validated else self._validation_metrics
-        logged = {_plain(name): value for name, value in trainer.callback_metrics.items() if name not in stale}
+        logged = {
+            _plain(name): value for name, value in trainer.callback_metrics.items() if name not in stale
+        }
         columns = {name: np.array([float(value)]) for name, value in logged.items()}
         place = {"epoch": np.array([self._finished_epoch]), "step": np.array([self._step])}
         self._training.append("epoch", {**columns, **place})
@@ -314,27 +330,24 @@ class TrainingDynamics(_Recording):
         self._trajectory.append("snapshot", row)
         self._kept.add(self._step)
 
-    def _end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._record_epoch(trainer)
         self._snapshot(trainer)
-        self._seal(finished=True, results=self._results())
-        self._trajectory.discard()
-        self._training.discard()
 
-    def _interrupted(self) -> None:
+    def _seal(self, finished: bool) -> None:
         self._flush()
-        self._seal(finished=False, results={})
-        self._training.close()
-        self._trajectory.close()
-
-    def _seal(self, finished: bool, results: Mapping[str, float]) -> None:
         about = {"finished": finished, "every": self.every, **provenance(self._device)}
         layers = [self._layout.names[index] for index in self._chosen]
         training = _training_of(self._training.table("step"), self._training.table("epoch"), layers)
-        training = training.assign({name: ((), float(value)) for name, value in results.items()})
+        if finished:
+            training = training.assign({name: ((), float(value)) for name, value in self._results().items()})
         trajectory = _trajectory_of(self._trajectory.table("snapshot"), self._layout)
         self._store.write("trajectory", trajectory.assign_attrs(probe="trajectory", **about))
         self._store.write("training", training.assign_attrs(probe="training-dynamics", **about))
+
+    def _discard(self) -> None:
+        self._trajectory.discard()
+        self._training.discard()
 
 
 class ProbeEvery(_Recording):
@@ -407,7 +420,9 @@ class ProbeEvery(_Recording):
             return
         self._asked.add(step)
         if not all(p.isfinite().all() for p in pl_module.parameters()):
-            warnings.warn(f"the parameters are not finite at step {step}; {self._name} skips it", stacklevel=2)
+            warnings.warn(
+                f"the parameters are not finite at step {step}; {self._name} skips it", stacklevel=2
+            )
             return
         with preserved_rng(pl_module.device), torch.enable_grad():
             objective = self._make(pl_module) if self._make else self._objective(trainer, pl_module)
@@ -417,17 +432,152 @@ class ProbeEvery(_Recording):
     def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Objective:
         if self._data is None:
             self._data = _fixed_examples(trainer.train_dataloader, self.examples)
-        return Objective(pl_module, self._data, step=lambda module, batch: _training_loss(module, batch, trainer))
+        return Objective(
+            pl_module, self._data, step=lambda module, batch: _training_loss(module, batch, trainer)
+        )
 
-    def _end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.train_dataloader is not None or self._make:
             self._ask(trainer, pl_module)
-        self._seal(finished=True)
-        self._rows.discard()
-
-    def _interrupted(self) -> None:
-        self._seal(finished=False)
-        self._rows.close()
 
     def _seal(self, finished: bool) -> None:
-        raise NotImplementedError
+        answers = {int(block["step"][0]): dataset_of(block) for block in self._rows.blocks("answer")}
+        if answers:
+            joined = _join(dict(sorted(answers.items())))
+            self._store.write(self._name, joined.assign_attrs(finished=finished))
+
+    def _discard(self) -> None:
+        self._rows.discard()
+
+
+# --- what is measured ------------------------------------------------------------------------------------------
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    """Euclidean norm of each tensor: (L,)."""
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors])
+
+
+def _loss_of(outputs: Any) -> Tensor:
+    """The loss a step returned; NaN where it returned none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(torch.nan)
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    if isinstance(values[0], Tensor):
+        return torch.stack(values).cpu().numpy()
+    return np.array(values)
+
+
+def _plain(name: str) -> str:
+    """A metric's name as a variable's name: "val/loss" -> "val_loss"."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Stand in for the logging of a copy."""
+
+
+def _training_loss(module: nn.Module, batch: Any, trainer: pl.Trainer) -> Tensor:
+    """Mean loss of a batch as `training_step` of a copied LightningModule computes it, with logging off."""
+    if module._trainer is None:
+        module.trainer, module.log, module.log_dict = trainer, _ignore, _ignore
+    takes_index = len(inspect.signature(module.training_step).parameters) > 1
+    output = module.training_step(batch, 0) if takes_index else module.training_step(batch)
+    return output["loss"] if isinstance(output, Mapping) else output
+
+
+def _fixed_examples(loader: Any, number: int) -> Examples:
+    """Read a random subset of a loader's dataset once, in its order and without shuffling."""
+    dataset = getattr(loader, "dataset", None)
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ValueError(
+            f"ProbeEvery cannot choose examples from a {type(loader).__name__}, which has no indexable dataset; "
+            "give objective=lambda module: Objective(module, data, step=...)"
+        )
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
+    chosen = order[:number].sort().values.tolist()
+    collate = getattr(loader, "collate_fn", None)
+    with preserved_rng():
+        return Examples.of(DataLoader(Subset(dataset, chosen), loader.batch_size or 32, collate_fn=collate))
+
+
+# --- what is sealed --------------------------------------------------------------------------------------------
+
+_PER_STEP = ("loss", "learning_rate", "gradient_norm", "epoch_of_step")
+_PER_LAYER = ("layer_gradient_norm", "update_ratio", "parameter_norm")
+_UNITS = {"loss": "nats", "train_loss": "nats", "val_loss": "nats"}
+
+
+def _training_of(
+    steps: Mapping[str, np.ndarray], epochs: Mapping[str, np.ndarray], layers: list[str]
+) -> xr.Dataset:
+    none = np.empty(0)
+    variables: dict[str, Any] = {name: ("step", steps.get(name, none)) for name in _PER_STEP}
+    variables |= {
+        name: (("step", "layer"), steps.get(name, np.empty((0, len(layers))))) for name in _PER_LAYER
+    }
+    variables |= {name: ("epoch", values) for name, values in epochs.items() if name not in ("step", "epoch")}
+    answer = xr.Dataset(variables)
+    for name in answer.data_vars:
+        answer[name].attrs["units"] = _UNITS.get(str(name), "1")
+    return answer.assign_coords(
+        step=("step", _whole(steps, "step"), {"units": "optimizer updates"}),
+        epoch=("epoch", _whole(epochs, "epoch")),
+        layer=("layer", layers),
+    )
+
+
+def _trajectory_of(snapshots: Mapping[str, np.ndarray], layout: ParameterLayout) -> xr.Dataset:
+    theta = xr.Variable(("snapshot", "parameter"), snapshots["theta"], {"units": "1"})
+    shapes = json.dumps({"names": layout.names, "shapes": [list(shape) for shape in layout.shapes]})
+    return xr.Dataset(
+        {"theta": theta},
+        {"step": ("snapshot", snapshots["step"]), "epoch": ("snapshot", snapshots["epoch"])},
+        {"layout": shapes},
+    )
+
+
+def _whole(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    return columns.get(name, np.empty(0)).astype(np.int64)
+
+
+def _join(answers: dict[int, xr.Dataset]) -> xr.Dataset:
+    """Put the answers of several steps together along a leading axis `step`."""
+    joined = xr.concat(
+        list(answers.values()),
+        xr.Variable("step", np.array(list(answers)), {"units": "optimizer updates"}),
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+        join="outer",
+        combine_attrs="drop_conflicts",
+    )
+    return joined.transpose("step", ...)
+
+
+# --- going on from what is sealed ------------------------------------------------------------------------------
+
+
+def _restore_training(rows: Rows, sealed: xr.Dataset) -> None:
+    steps = {
+        str(name): sealed[name].values for name in sealed.variables if sealed[name].dims[:1] == ("step",)
+    }
+    rows.append("step", steps)
+    epochs = {str(name): sealed[name].values for name in sealed.variables if sealed[name].dims == ("epoch",)}
+    if len(epochs["epoch"]):
+        last_steps = [
+            sealed["step"].values[sealed["epoch_of_step"].values <= epoch].max() for epoch in epochs["epoch"]
+        ]
+        rows.append("epoch", {**epochs, "step": np.array(last_steps)})
+
+
+def _restore_trajectory(rows: Rows, sealed: xr.Dataset) -> None:
+    rows.append("snapshot", {name: sealed[name].values for name in ("step", "epoch", "theta")})
+
+
+def _restore_answers(rows: Rows, sealed: xr.Dataset) -> None:
+    for step in sealed["step"].values:
+        answer = sealed.sel(step=step).drop_vars("step")
+        rows.append("answer", {"step": np.array([step]), **record_of(answer)})

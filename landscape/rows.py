@@ -11,8 +11,6 @@ import xarray as xr
 
 from landscape.store import Journal
 
-Columns = Mapping[str, np.ndarray]
-
 
 class Rows:
     """Tables of rows that carry the optimizer step they belong to; of one step, the row written last counts.
@@ -41,12 +39,12 @@ class Rows:
         """Whether nothing has been written."""
         return not self._written
 
-    def append(self, table: str, columns: Columns) -> None:
+    def append(self, table: str, columns: Mapping[str, Any]) -> None:
         """Add rows; once this returns they survive the death of the process.
 
         Args:
             table: The table's name.
-            columns: Arrays whose first axis counts rows; "step" must be among them.
+            columns: Arrays whose first axis counts rows, "step" among them; a single row may carry anything else.
         """
         self._write(table, dict(columns))
 
@@ -54,14 +52,19 @@ class Rows:
         """Forget all rows beyond a step."""
         self._write("rewind", {"step": step})
 
-    def table(self, table: str) -> dict[str, np.ndarray]:
-        """Collect a table, sorted by step; a column that a row lacks is NaN there."""
-        blocks: list[Columns] = []
+    def blocks(self, table: str) -> list[dict[str, Any]]:
+        """List what was appended to a table, in order, less what was rewound."""
+        blocks: list[dict[str, Any]] = []
         for key, record in self._journal.records().items():
             if key.startswith("rewind "):
-                blocks = [_until(block, record["step"]) for block in blocks]
+                blocks = [kept for block in blocks if (kept := _until(block, record["step"]))]
             elif key.startswith(f"{table} "):
-                blocks.append(record)  # type: ignore[arg-type]
+                blocks.append(record)
+        return blocks
+
+    def table(self, table: str) -> dict[str, np.ndarray]:
+        """Collect a table, sorted by step; a column that a row lacks is NaN there."""
+        blocks = self.blocks(table)
         return _latest(blocks) if blocks else {}
 
     def discard(self) -> None:
@@ -78,12 +81,14 @@ class Rows:
         self._written += 1
 
 
-def _until(block: Columns, step: Any) -> Columns:
+def _until(block: dict[str, Any], step: Any) -> dict[str, Any]:
     kept = block["step"] <= step
-    return {name: column[kept] for name, column in block.items()}
+    if kept.all():
+        return block
+    return {name: column[kept] for name, column in block.items()} if kept.any() else {}
 
 
-def _latest(blocks: list[Columns]) -> dict[str, np.ndarray]:
+def _latest(blocks: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     names = dict.fromkeys(name for block in blocks for name in block)
     joined = {name: np.concatenate([_column(block, name) for block in blocks]) for name in names}
     backwards = np.unique(joined["step"][::-1], return_index=True)[1]
@@ -91,7 +96,7 @@ def _latest(blocks: list[Columns]) -> dict[str, np.ndarray]:
     return {name: column[order] for name, column in joined.items()}
 
 
-def _column(block: Columns, name: str) -> np.ndarray:
+def _column(block: dict[str, np.ndarray], name: str) -> np.ndarray:
     return block[name] if name in block else np.full(len(block["step"]), np.nan)
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
+from models.seeds import derived_seed
 
 
 class Classifier(pl.LightningModule):
@@ -72,7 +73,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Examples, batch_idx: int) -> None:
         """Seed what is random in this step by (seed, step)."""
-        seed = (self.seed * 1_000_003 + self.global_step) % 2**63
+        seed = derived_seed(self.seed, "step", self.global_step)
         # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -82,12 +83,13 @@ class Classifier(pl.LightningModule):
         """Return the mean cross-entropy of a batch."""
         inputs, targets = batch
         logits = self.network(inputs)
-        self._outputs.append((logits.detach(), targets))
+        if self.training:
+            self._outputs.append((logits.detach(), targets))
         return F.cross_entropy(logits, targets)
 
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
         """Log the epoch's means after its last batch, so that every callback finds them at its end."""
-        if self.trainer.is_last_batch:
+        if self.trainer.is_last_batch and self._outputs:
             self._log_means("train")
 
     def on_train_epoch_start(self) -> None:

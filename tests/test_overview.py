@@ -20,7 +20,11 @@ def test_row_collects_what_was_measured(tmp_path: Path):
     store.write("slice-1", xr.Dataset({"loss": ("alpha", [1.0, 0.5, 1.0]), "center_loss": ((), 0.5)}))
     row = overview(store, "r")
     assert (row["run"], row["state"]) == ("r", "finished")
-    assert plain(row["loss"]) == {"value": 0.5, "error": pytest.approx(float("nan"), nan_ok=True), "remark": ""}
+    assert plain(row["loss"]) == {
+        "value": 0.5,
+        "error": pytest.approx(float("nan"), nan_ok=True),
+        "remark": "",
+    }
 
 
 def test_numbers_become_json_with_their_errors():
