@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from models.registry import Registry
 
@@ -92,7 +92,9 @@ def make_activation(name: str) -> nn.Module:
     try:
         return build(float(slope))
     except ValueError:
-        raise ValueError(f"activation 'leaky-relu' needs its slope, as in 'leaky-relu:0.01', got {name!r}") from None
+        raise ValueError(
+            f"activation 'leaky-relu' needs its slope, as in 'leaky-relu:0.01', got {name!r}"
+        ) from None
 
 
 def spatial_dimensions(input_shape: tuple[int, ...], model: str) -> int:
@@ -115,7 +117,9 @@ def conv(dimensions: int, channels_in: int, channels_out: int, kernel: int, **op
     return (nn.Conv2d if dimensions == 2 else nn.Conv1d)(channels_in, channels_out, kernel, **options)
 
 
-def conv_block(dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str) -> nn.Sequential:
+def conv_block(
+    dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str
+) -> nn.Sequential:
     """Build convolution of width three, norm, activation; there is a bias only where no norm follows."""
     block = nn.Sequential()
     block.add_module("conv", conv(dimensions, channels_in, channels_out, 3, padding=1, bias=norm == "none"))
@@ -134,7 +138,9 @@ def mean_pool(dimensions: int) -> nn.Module:
     return nn.AvgPool2d(2) if dimensions == 2 else nn.AvgPool1d(2)
 
 
-def global_mean(dimensions: int) -> nn.Sequential:
-    """Build the average over all places: (N, C, ...) -> (N, C)."""
-    pool = nn.AdaptiveAvgPool2d(1) if dimensions == 2 else nn.AdaptiveAvgPool1d(1)
-    return nn.Sequential(pool, nn.Flatten())
+class GlobalMean(nn.Module):
+    """Average over all places: (N, C, ...) -> (N, C); unlike adaptive pooling, deterministic on every device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average over every axis but the first two."""
+        return x.flatten(2).mean(2)

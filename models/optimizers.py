@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from models.registry import Registry
 Betas = tuple[float, float]
 
 OPTIMIZERS = Registry("optimizer")
+"""Functions `(parameters, lr, weight_decay, *, options)`; the default of `lr` is the usual one of that rule."""
 
 
 class Lion(Optimizer):
@@ -62,72 +64,95 @@ class Lion(Optimizer):
 
 
 @OPTIMIZERS.register("sgd")
-def sgd(parameters: Any, lr: float, weight_decay: float, *, momentum: float = 0.0) -> Optimizer:
+def sgd(parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.0) -> Optimizer:
     """Stochastic gradient descent; `v <- momentum * v + g; theta <- theta - lr * v`."""
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("momentum")
-def heavy_ball(parameters: Any, lr: float, weight_decay: float, *, momentum: float = 0.9) -> Optimizer:
+def heavy_ball(
+    parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9
+) -> Optimizer:
     """SGD with momentum (Polyak 1964), in torch's form."""
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("nesterov")
-def nesterov(parameters: Any, lr: float, weight_decay: float, *, momentum: float = 0.9) -> Optimizer:
+def nesterov(
+    parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9
+) -> Optimizer:
     """SGD with Nesterov's momentum, in torch's form."""
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
 
 
 @OPTIMIZERS.register("adagrad")
-def adagrad(parameters: Any, lr: float, weight_decay: float) -> Optimizer:
+def adagrad(parameters: Any, lr: float = 0.01, weight_decay: float = 0.0) -> Optimizer:
     """Step over the root of the sum of squared gradients (Duchi et al. 2011)."""
     return optim.Adagrad(parameters, lr=lr, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adadelta")
-def adadelta(parameters: Any, lr: float, weight_decay: float) -> Optimizer:
+def adadelta(parameters: Any, lr: float = 1.0, weight_decay: float = 0.0) -> Optimizer:
     """Step scaled by the root mean square of past steps over that of gradients (Zeiler 2012)."""
     return optim.Adadelta(parameters, lr=lr, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("rmsprop")
-def rmsprop(parameters: Any, lr: float, weight_decay: float, *, momentum: float = 0.0) -> Optimizer:
+def rmsprop(
+    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, momentum: float = 0.0
+) -> Optimizer:
     """Step over the root mean square of recent gradients (Tieleman & Hinton 2012)."""
     return optim.RMSprop(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adam")
-def adam(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
+def adam(
+    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
+) -> Optimizer:
     """Adam (Kingma & Ba 2015); weight decay enters through the gradient."""
     return optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adamw")
-def adamw(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
+def adamw(
+    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
+) -> Optimizer:
     """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019)."""
     return optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("nadam")
-def nadam(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
+def nadam(
+    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
+) -> Optimizer:
     """Adam with Nesterov's momentum (Dozat 2016), in torch's form with its momentum schedule."""
     return optim.NAdam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("radam")
-def radam(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
+def radam(
+    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
+) -> Optimizer:
     """Adam with its early variance rectified (Liu et al. 2020)."""
     return optim.RAdam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("lion")
-def lion(parameters: Any, lr: float, weight_decay: float, *, betas: Betas = (0.9, 0.99)) -> Optimizer:
+def lion(
+    parameters: Any, lr: float = 0.0001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.99)
+) -> Optimizer:
     """Lion (Chen et al. 2023): the sign of a momentum."""
     return Lion(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
-def build_optimizer(name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
+def default_lr(name: str) -> float:
+    """Return the usual learning rate of an optimizer."""
+    return inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+
+
+def build_optimizer(
+    name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any
+) -> Optimizer:
     """Build an optimizer.
 
     Args:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,9 @@ class FailingDisk(Disk):
         super().lock(descriptor)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOLCK])
+@pytest.mark.parametrize(
+    "code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOLCK]
+)
 @pytest.mark.parametrize("forever", [False, True])
 def test_whichever_operation_fails_the_file_is_old_or_new(store: Store, code: int, forever: bool) -> None:
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -226,6 +229,46 @@ def test_whichever_operation_fails_the_file_is_old_or_new(store: Store, code: in
         if not disk.failed:
             break
     assert position >= 8
+
+
+@pytest.mark.parametrize("forever", [False, True])
+def test_whichever_operation_fails_the_journal_keeps_its_records(store: Store, forever: bool) -> None:
+    for position in itertools.count():
+        saved = {str(number): {"loss": 1.0} for number in range(position)}
+        disk = FailingDisk(position, errno.ENOSPC, forever)
+        with Store(store.path, disk=disk).journal("slice") as journal, suppress(DiskFullError):
+            journal.append(str(position), {"loss": 1.0})
+        with store.journal("slice") as journal:
+            records = journal.records()
+            assert records.keys() - {str(position)} == saved.keys()
+            journal.append(str(position), {"loss": 1.0})
+        if not disk.failed:
+            break
+    assert position >= 4
+
+
+class RecordingDisk(Disk):
+    """A disk that writes down what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("open", "write", "fsync", "replace", "unlink", "lock"):
+            self.steps.append(name)
+        return super().__getattribute__(name)
+
+
+def test_content_reaches_the_disk_before_its_name_does(store: Store) -> None:
+    disk = RecordingDisk()
+    recorded = Store(store.path, disk=disk)
+    recorded.write("slice", OLD)
+    assert disk.steps == ["open", "lock", "write", "open", "write", "fsync", "replace", "open", "fsync"]
+    disk.steps.clear()
+    with recorded.journal("slice") as journal:
+        journal.append("0", {"loss": 1.0})
+        journal.append("1", {"loss": 1.0}, sync=False)
+    assert disk.steps == ["open", "open", "fsync", "write", "fsync", "write"]
 
 
 def test_an_operation_that_fails_while_reading_is_explained(store: Store) -> None:
@@ -249,7 +292,7 @@ def test_a_limit_on_file_sizes_leaves_the_old_answer(store: Store) -> None:
 
 
 def test_what_a_killed_writer_left_is_removed_and_never_taken_for_an_answer(store: Store) -> None:
-    (store.path / ".slice.h5.0123abcd.tmp").write_bytes(b"half")
+    (store.path / ".slice.h5.0123abcd.landscape-partial").write_bytes(b"half")
     assert store.names() == []
     store.write("surface", OLD)
     assert sorted(os.listdir(store.path)) == [".lock", "surface.h5"]
@@ -275,7 +318,9 @@ def test_a_second_process_may_read_but_not_write(store: Store) -> None:
     store.write("slice", OLD)
     with python(HOLDING, store.path) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(LockedError, match=rf"being written by process {process.pid} on .*; wait until it ends"):
+        with pytest.raises(
+            LockedError, match=rf"being written by process {process.pid} on .*; wait until it ends"
+        ):
             store.write("slice", NEW)
         with pytest.raises(LockedError, match="being written by process"), store.lock():
             pass

@@ -13,6 +13,9 @@ from pathlib import Path
 
 from landscape.store.errors import DamagedFileError, DiskFullError, MissingError, UnwritableError
 
+# Ends the names of files that are not whole yet; the next writer removes what a killed one left.
+PARTIAL = ".landscape-partial"
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _sync_data = getattr(os, "fdatasync", os.fsync)
 
@@ -92,7 +95,7 @@ def write_whole(disk: Disk, path: Path, data: bytes) -> None:
         DiskFullError: If there is no space left.
         UnwritableError: If the operating system refuses for another reason.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with explained(path):
         try:
             with opened(disk, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import xarray as xr
 
-from landscape.store.disk import Disk, explained, read_whole, write_whole
+from landscape.store.disk import PARTIAL, Disk, explained, read_whole, write_whole
 from landscape.store.errors import DamagedFileError, MissingError, UnwritableError
 from landscape.store.journal import Journal
 from landscape.store.lock import hold
@@ -168,5 +168,5 @@ class Store:
     def _remove_leftovers(self) -> None:
         """Remove what a writer that was killed has left half written."""
         with explained(self.path):
-            for path in self.path.glob(".*.tmp"):
+            for path in self.path.glob(f".*{PARTIAL}"):
                 self._disk.unlink(path)

@@ -83,7 +83,7 @@ def unpack(data: bytes, origin: object) -> xr.Dataset:
     digest = _sha256(image)
     if seal != _SEAL % digest:
         raise DamagedFileError(
-            f"{origin} is damaged: its content does not match its seal; "
+            f"{origin} is damaged, or was not sealed by landscape: its last line is not the digest of the rest; "
             "restore a copy, or remove it and run the command that made it again"
         )
     try:

@@ -15,7 +15,7 @@ def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
 
     Example:
         >>> digest_tensors({"a": torch.zeros(2), "b": torch.ones(1)})[:12]
-        'b2d9a8d1a7a5'
+        '7f5f9e7af8b1'
     """
     sha256 = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):

@@ -29,7 +29,8 @@ def load_pickled(path: Path) -> dict[str, Tensor]:
     """The state dict in a file saved by `torch.save`: the whole of it, or the entry of a checkpoint.
 
     Args:
-        path: The file; zip archives and the older plain format are read, TorchScript is not.
+        path: The file; zip archives and the older plain format (which has no checksums) are read,
+            TorchScript is not.
 
     Raises:
         DamagedFileError: If an entry fails its checksum, or the file cannot be parsed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.architectures.registry import ARCHITECTURES
-from models.layers import conv_block, global_mean, max_pool, spatial_dimensions
+from models.layers import GlobalMean, conv_block, max_pool, spatial_dimensions
 
 
 @ARCHITECTURES.register("cnn")
@@ -31,6 +31,6 @@ def cnn(
         if index <= min(2, depth - 1):
             network.add_module(f"pool{index}", max_pool(dimensions))
             channels *= 2
-    network.add_module("mean", global_mean(dimensions))
+    network.add_module("mean", GlobalMean())
     network.add_module("head", nn.Linear(channels_in, num_classes))
     return network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.architectures.registry import ARCHITECTURES
-from models.layers import conv, global_mean, make_activation, make_norm, spatial_dimensions
+from models.layers import GlobalMean, conv, make_activation, make_norm, spatial_dimensions
 
 
 class ResidualBlock(nn.Module):
@@ -126,7 +126,7 @@ def resnet(
     network.add_module("activation", make_activation(activation))
     body = stages(ResidualBlock, (depth - 2) // 6, dimensions, width, width, norm, activation, skip)
     network.add_module("body", body)
-    network.add_module("pool", global_mean(dimensions))
+    network.add_module("pool", GlobalMean())
     network.add_module("head", nn.Linear(4 * width, num_classes))
     return network
 
@@ -159,6 +159,6 @@ def wideresnet(
     network.add_module("body", body)
     network.add_module("norm", make_norm(norm, 64 * width, dimensions))
     network.add_module("activation", make_activation(activation))
-    network.add_module("pool", global_mean(dimensions))
+    network.add_module("pool", GlobalMean())
     network.add_module("head", nn.Linear(64 * width, num_classes))
     return network

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models.architectures.registry import ARCHITECTURES
-from models.layers import conv_block, global_mean, max_pool, spatial_dimensions
+from models.layers import GlobalMean, conv_block, max_pool, spatial_dimensions
 
 CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions in each of the five stages (configurations A, B, D and E of the paper), by depth."""
@@ -46,6 +46,6 @@ def vgg(
             stage.append(max_pool(dimensions))
             side //= 2
         network.add_module(f"stage{index + 1}", stage)
-    network.add_module("mean", global_mean(dimensions))
+    network.add_module("mean", GlobalMean())
     network.add_module("head", nn.Linear(channels_in, num_classes))
     return network

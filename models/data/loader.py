@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from models.data.splits import Examples
+from models.seeds import derived_seed
 
 
 class TensorLoader:
@@ -54,5 +55,5 @@ class TensorLoader:
 
     def order(self) -> torch.Tensor:
         """Return the permutation (N,) of the current epoch, the same on every device."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, "order", self.epoch))
         return torch.randperm(len(self.dataset), generator=generator)
