@@ -34,8 +34,6 @@ from landscape.tables import (
 )
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from landscape import Objective, Store
     from landscape.doctor import Finding
     from models.run import Run
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own: 4 damaged, 75 locked.
 DONE, BAD_INPUT, FAILED_POINTS = 0, 3, 5
 RUN = click.Path(path_type=Path)
+DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
 
 # --- errors, signals, progress -----------------------------------------------------------------------------
@@ -52,7 +51,7 @@ class Failure(click.ClickException):
     """An error a user can act on: one clear line, and an exit code that says which kind it is."""
 
     def __init__(self, message: str, exit_code: int):
-        super().__init__(clean(message, limit=2000))
+        super().__init__(clean(" ".join(message.split()), limit=2000))
         self.exit_code = exit_code
 
 
@@ -87,7 +86,8 @@ def stopping() -> Iterator[list[int]]:
 
 def failure_of(error: Exception) -> Failure:
     """Give an error of the library its exit code; those of the store carry their own."""
-    return Failure(str(error) or type(error).__name__, getattr(error, "exit_code", BAD_INPUT))
+    hint = " (--debug shows where)" if isinstance(error, TypeError) else ""
+    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", BAD_INPUT))
 
 
 class Landscape(click.Group):
@@ -168,7 +168,9 @@ class Value(click.ParamType):
 class GroupedOption(click.Option):
     """An option that knows under which heading the help lists it."""
 
-    group = "Options"
+    def __init__(self, *args: Any, group: str, **settings: Any):
+        super().__init__(*args, **settings)
+        self.group = group
 
 
 class GroupedCommand(click.Command):
@@ -205,12 +207,9 @@ def _option(field: Field, group: str) -> click.Option:
     flag = "--" + field.name.replace("_", "-")
     is_flag = field.annotation is bool
     names = [f"{flag}/--no-{flag[2:]}" if is_flag else flag, field.name]
-    settings: dict[str, Any] = (
-        {"required": True} if field.required else {"default": field.default, "show_default": True}
-    )
-    option = GroupedOption(names, type=None if is_flag else Value(field.annotation), help=field.help, **settings)
-    option.group = group
-    return option
+    settings: dict[str, Any] = {"required": True} if field.required else {"default": field.default}
+    kind = None if is_flag else Value(field.annotation)
+    return GroupedOption(names, group=group, type=kind, help=field.help, **settings)
 
 
 def load(target: str) -> Any:
@@ -236,7 +235,10 @@ run_argument = click.argument("run", type=RUN)
 runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
 
 
-@click.group(cls=Landscape, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Landscape,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
 @click.version_option(package_name="landscape-lab", prog_name="landscape")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -258,10 +260,7 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
     with progress_bar(f"training {out.name}") as progress:
         summary = train(config, out, progress=progress)
     row = {"run": str(out), **summary}
-    if as_json:
-        echo_json(row)
-    else:
-        click.echo(table([row]))
+    say(row, table([row]), as_json)
 
 
 class ProbeGroup(click.Group):
@@ -298,6 +297,9 @@ def probe_command(name: str) -> click.Command:
     cls = load(BUILT_IN.get(name, name))
     own = options_of(cls, "The question")
     taken = {option.name for option in own}
+    for option in own:
+        if option.name == "directions":
+            option.help = f"{option.help} Here also pca, of the run's trajectory, or to:RUN, toward another run."
 
     def ask_runs(runs: tuple[Path, ...], executor: str, as_json: bool, **values: Any) -> None:
         configuration = {field: values.pop(field) for field in taken}
@@ -311,38 +313,30 @@ def probe_command(name: str) -> click.Command:
 
 def objective_options() -> list[click.Parameter]:
     """The options every probe takes: what is measured on, and how."""
-    options = [
-        GroupedOption(
-            ["--data"], help="Other data than the run's own: digits, mnist1d, idx:DIR, npz:FILE, folder:DIR."
-        ),
-        GroupedOption(["--parameters"], default="*", show_default=True, help="Which parameters vary, a pattern."),
-        GroupedOption(
-            ["--normalization"],
-            type=click.Choice(["running", "batch", "recalibrated"]),
-            default="running",
-            show_default=True,
-            help="What BatchNorm does.",
-        ),
-        GroupedOption(
-            ["--dtype"],
-            type=click.Choice(["float32", "float64"]),
-            help="Precision; the model's own if left out.",
-        ),
-        GroupedOption(["--device"], help="cpu, cuda, cuda:1, ...; where the model is if left out."),
-        GroupedOption(["--batch-size"], type=click.IntRange(min=1), help="Examples a batch; measured if left out."),
-        GroupedOption(["--examples"], type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
-        GroupedOption(
-            ["--executor"],
-            default="serial",
-            show_default=True,
-            metavar="serial|processes|processes:N",
-            help="Where points are computed; the answer is the same.",
-        ),
-        GroupedOption(["--json", "as_json"], is_flag=True, help="Print JSON instead of text."),
+    at_least_one = click.IntRange(min=1)
+    settings: dict[str, dict[str, Any]] = {
+        "--data": {"help": f"Other data than the run's own: {DATA}."},
+        "--parameters": {"default": "*", "help": "Which parameters vary: a name or a pattern."},
+        "--normalization": {
+            "type": click.Choice(["running", "batch", "recalibrated"]),
+            "default": "running",
+            "help": "What BatchNorm does.",
+        },
+        "--dtype": {"type": click.Choice(["float32", "float64"]), "help": "Precision; the model's own if left out."},
+        "--device": {"help": "cpu, cuda, cuda:1, ...; where the model is if left out."},
+        "--batch-size": {"type": at_least_one, "help": "Examples a batch; measured if left out."},
+        "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
+        "--executor": {
+            "default": "serial",
+            "metavar": "serial|processes|processes:N",
+            "help": "Where points are computed; the answer is the same.",
+        },
+        "--json": {"is_flag": True, "help": "Print JSON instead of text."},
+    }
+    return [
+        GroupedOption([flag, "as_json"] if flag == "--json" else [flag], group="How it is measured", **options)
+        for flag, options in settings.items()
     ]
-    for option in options:
-        option.group = "How it is measured"
-    return list(options)
 
 
 def ask_all(
@@ -361,7 +355,8 @@ def ask_all(
         with progress_bar(store.path.name) as progress:
             answer = ask(probe, objective, store, executor=executor, progress=progress)
         bad += nonfinite(answer) + unfinished(answer)
-        print_answer(answer, store.path / f"{answer_name(probe, objective)}.h5", as_json)
+        path = store.path / f"{answer_name(probe, objective)}.h5"
+        say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
     if bad:
         raise click.exceptions.Exit(FAILED_POINTS)
 
@@ -396,7 +391,7 @@ def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> d
 @cli.command("import")
 @click.argument("file", type=RUN)
 @click.option("--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network.")
-@click.option("--data", required=True, help="digits, mnist1d, idx:DIR, npz:FILE or folder:DIR.")
+@click.option("--data", required=True, help=f"{DATA}.")
 @click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
 def import_(file: Path, model: str, data: str, out: Path) -> None:
     """Bring in trained weights: .safetensors, .pt or a Lightning .ckpt. No code in the file is ever run."""
@@ -409,8 +404,8 @@ def import_(file: Path, model: str, data: str, out: Path) -> None:
 
 @cli.command()
 @runs_argument
-@click.option("--format", "formats", default="pdf", show_default=True, help="pdf, png or svg; several by commas.")
-@click.option("--width", type=click.Choice(["single", "double"]), default="single", show_default=True, help="Columns.")
+@click.option("--format", "formats", default="pdf", help="pdf, png or svg; several by commas.")
+@click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
 def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
@@ -440,13 +435,10 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
-    from landscape.overview import overview, plain
+    from landscape.overview import overview
 
     rows = [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
-    if as_json:
-        echo_json([{name: plain(value) for name, value in row.items()} for row in rows])
-    else:
-        click.echo(table(rows) if rows else f"no runs in {folder}")
+    say(rows, table(rows) if rows else f"no runs in {folder}", as_json)
 
 
 @cli.command()
@@ -459,17 +451,14 @@ def show(things: tuple[Path, ...], as_json: bool) -> None:
             show_run(path, as_json)
             continue
         answer = open_store(path.parent).read(path)
-        if as_json:
-            echo_json(contents(answer, path))
-        else:
-            click.echo(f"{clean(path)}\n{describe(answer)}\n")
+        say(contents(answer, path), f"{clean(path)}\n{describe(answer)}\n", as_json)
 
 
 @cli.command()
 @run_argument
-@click.option("--examples", default=512, show_default=True, type=click.IntRange(min=1), help="Size of the batch.")
-@click.option("--k", default=3, show_default=True, type=click.IntRange(min=1), help="Eigenvalues to compare.")
-@click.option("--tol", default=1e-3, show_default=True, help="Allowed difference, relative to the largest eigenvalue.")
+@click.option("--examples", default=512, type=click.IntRange(min=1), help="Size of the batch.")
+@click.option("--k", default=3, type=click.IntRange(min=1), help="Eigenvalues to compare.")
+@click.option("--tol", default=1e-3, help="Allowed difference, relative to the largest eigenvalue.")
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_json: bool) -> None:
@@ -483,18 +472,15 @@ def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_
     found = verify(opened.model(), opened.data().train, cross_entropy, examples=examples, k=k, tol=tol)
     agree = all(comparison.agrees for comparison in found)
     numbers = [{**asdict(c), "difference": c.difference, "agrees": c.agrees} for c in found]
-    if as_json:
-        echo_json({"comparisons": numbers, "agree": agree})
-    else:
-        click.echo(comparison_table(numbers))
-        click.echo(f"verdict: {'the two packages agree' if agree else 'the two packages DISAGREE'}")
+    verdict = "the two packages agree" if agree else "the two packages DISAGREE"
+    say({"comparisons": numbers, "agree": agree}, f"{comparison_table(numbers)}\nverdict: {verdict}", as_json)
     ctx.exit(DONE if agree else FAILED_POINTS)
 
 
 @cli.command()
 @click.argument("run", type=RUN, required=False)
 @click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A function that builds a network, instead of a RUN.")
-@click.option("--data", help="digits, mnist1d, idx:DIR, npz:FILE or folder:DIR, together with --model.")
+@click.option("--data", help=f"{DATA}, together with --model.")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, run: Path | None, model: str | None, data: str | None, as_json: bool) -> None:
@@ -505,10 +491,7 @@ def doctor(ctx: click.Context, run: Path | None, model: str | None, data: str | 
     if run is not None or model is not None:
         findings += examine_network(run, model, data)
     rows = [asdict(finding) for finding in findings]
-    if as_json:
-        echo_json(rows)
-    else:
-        click.echo(table(rows))
+    say(rows, table(rows), as_json)
     ctx.exit(BAD_INPUT if any(row["status"] == PROBLEM for row in rows) else DONE)
 
 
@@ -531,35 +514,25 @@ def run_folders(folder: Path) -> list[Path]:
     return sorted({path.parent for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)})
 
 
-def echo_json(value: Any) -> None:
-    """Print a value as JSON."""
-    click.echo(json.dumps(jsonable(value), indent=1))
-
-
-def print_answer(answer: xr.Dataset, path: Path, as_json: bool) -> None:
-    """Print what an answer found, and where it lies."""
-    if as_json:
-        echo_json(contents(answer, path))
-    else:
-        click.echo(f"{clean(path)}\n{indent(summary(answer), '  ')}")
+def say(value: Any, text: str, as_json: bool) -> None:
+    """Print text for a reader, or a value for a script."""
+    click.echo(json.dumps(jsonable(value), indent=1) if as_json else text)
 
 
 def show_run(folder: Path, as_json: bool) -> None:
     """Print what a run's folder holds."""
-    from landscape.overview import overview, plain
+    from landscape.overview import overview
 
     store = open_store(folder)
     about = store.load_json("run") if (folder / "run.json").exists() else {}
-    answers = store.names()
-    row = overview(store, str(folder))
-    if as_json:
-        echo_json({**{name: plain(value) for name, value in row.items()}, "about": about, "answers": answers})
-        return
-    click.echo(table([row]))
-    for name, value in sorted({**about, **about.get("config", {})}.items()):
-        if name != "config":
-            click.echo(f"  {clean(name)}: {clean(value)}")
-    click.echo("\n".join(["answers:", *(f"  {clean(name)}" for name in answers)]))
+    row, answers = overview(store, str(folder)), store.names()
+    settings = {name: value for name, value in {**about, **about.get("config", {})}.items() if name != "config"}
+    lines = [
+        table([row]),
+        *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
+        *("answers:", *(f"  {clean(name)}" for name in answers)),
+    ]
+    say({**row, "about": about, "answers": answers}, "\n".join(lines), as_json)
 
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:

@@ -336,7 +336,7 @@ class TrainingDynamics(_Recording):
 
     def _seal(self, finished: bool) -> None:
         self._flush()
-        about = {"finished": finished, "every": self.every, **provenance(self._device)}
+        about = {"finished": finished, "every": self.every, **provenance()}
         layers = [self._layout.names[index] for index in self._chosen]
         training = _training_of(self._training.table("step"), self._training.table("epoch"), layers)
         if finished:

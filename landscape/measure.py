@@ -59,7 +59,11 @@ def ask(
     )
     with store.lock(), store.journal(name) as journal, opened as engine:
         _agree_on_recipe(journal, objective)
-        answer = answered(probe, objective, Work(engine, journal, progress))
+        try:
+            answer = answered(probe, objective, Work(engine, journal, progress))
+        except Exception:
+            _discard_if_empty(journal)
+            raise
         store.write(name, answer)
         journal.discard()
     return store.read(name)
@@ -128,6 +132,12 @@ def _plain(value: Any) -> Any:
 
 def _attribute(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
+
+
+def _discard_if_empty(journal: Journal) -> None:
+    """Leave nothing behind where a question was refused before its first piece."""
+    if set(journal.records()) <= {"recipe"}:
+        journal.discard()
 
 
 def _agree_on_recipe(journal: Journal, objective: Objective) -> None:

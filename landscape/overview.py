@@ -6,8 +6,7 @@ import fcntl
 from typing import Any
 
 from landscape.store import Store, StoreError
-from landscape.summary import Measure, summarize
-from landscape.width import Width
+from landscape.summary import summarize
 
 _LARGE = {"trajectory"}  # answers that no number of the overview comes from
 
@@ -40,15 +39,6 @@ def state(store: Store) -> str:
         return "running"
     in_training = (store.path / "resume.safetensors").exists() and not (store.path / "weights.safetensors").exists()
     return "interrupted" if in_training or any(store.path.glob("*.journal")) else "finished"
-
-
-def plain(measure: Any) -> Any:
-    """Turn a number with its error into what JSON holds; anything else stays."""
-    if isinstance(measure, Measure):
-        return {"value": measure.value, "error": measure.error, "remark": measure.remark}
-    if isinstance(measure, Width):
-        return {"value": measure.value, "error": measure.standard_error, "is_lower_bound": measure.is_lower_bound}
-    return measure
 
 
 def _is_locked(store: Store) -> bool:

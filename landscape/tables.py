@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -146,7 +147,9 @@ def contents(answer: xr.Dataset, path: object) -> dict[str, Any]:
 
 
 def jsonable(value: Any) -> Any:
-    """Turn NumPy values and nested containers into what `json.dumps` writes; NaN and inf become strings."""
+    """Turn NumPy values, dataclasses and containers into what `json.dumps` writes; NaN and inf become strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -173,7 +176,7 @@ def _range(name: object, variable: xr.DataArray) -> str:
 
 def _value(variable: xr.Variable) -> str:
     if variable.ndim == 0:
-        return number(variable.item())
+        return number(variable.values.item())
     if variable.dtype.kind in "fiu" and variable.size:
-        return f"{number(variable.min().item())} to {number(variable.max().item())}"
+        return f"{number(variable.values.min().item())} to {number(variable.values.max().item())}"
     return clean(", ".join(map(str, variable.values.ravel()[:4])), 40)

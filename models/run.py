@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -238,8 +239,11 @@ def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     torch.set_num_threads(threads)
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            # Lightning asks torch for the type of a tree's leaf in a way that torch will drop
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
             yield
     finally:
         torch.set_num_threads(before)

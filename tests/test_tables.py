@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from landscape import tables
+from landscape.summary import Measure
 
 
 def spectrum() -> xr.Dataset:
@@ -59,3 +60,8 @@ def test_everything_becomes_json_also_what_json_has_no_word_for():
     found = json.loads(json.dumps(tables.jsonable(tables.contents(answer, "f.h5")), allow_nan=False))
     assert found["variables"]["loss"] == {"dims": ["alpha"], "values": [1.0, "nan"]}
     assert found["attributes"] == {"n": 3}
+
+
+def test_a_number_with_its_error_keeps_it_in_json_and_in_a_table():
+    assert tables.jsonable(Measure(2.0, 0.1)) == {"value": 2.0, "error": 0.1, "remark": ""}
+    assert tables.table([{"sharpness": Measure(2.0, 0.1)}]).splitlines()[1] == "2.0 ± 0.1"

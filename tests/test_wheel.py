@@ -110,3 +110,12 @@ def test_training_and_a_probe_of_ones_own_beside_an_unrelated_models_module(bina
         )
         assert "norm: " in out
     assert len(list((workplace / "results" / "mine").glob("weight-norm-*.h5"))) == 2
+
+
+def test_it_works_without_a_home_a_display_or_a_language(binaries: Path, tmp_path: Path):
+    bare = {"PATH": os.environ["PATH"], "LC_ALL": "C", "HOME": "/nonexistent", "OMP_NUM_THREADS": "1"}
+    tiny = ["--data", "digits", "--model", "mlp", "--epochs", "1", "--train-size", "64"]
+    command = [str(binaries / "landscape"), "train", *tiny, "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "training.h5").exists()
