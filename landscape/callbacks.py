@@ -24,6 +24,7 @@ import xarray as xr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from landscape.dynamics import join_steps, restore_training, restore_trajectory, training_of, trajectory_of
 from landscape.examples import Examples
 from landscape.execution import SerialExecutor, Work
 from landscape.measure import Probe, answered, kebab, probe_fields
@@ -64,8 +65,8 @@ class _Recording(pl.Callback):
             return
         if type(trainer.strategy).__name__ in _SHARDED:
             raise ValueError(
-                f"{type(self).__name__} needs whole parameters in each process, which {type(trainer.strategy).__name__} "
-                "cuts into pieces; train without this callback or with another strategy"
+                f"{type(self).__name__} needs whole parameters in each process, but "
+                f"{type(trainer.strategy).__name__} cuts them into pieces; leave it out or choose another strategy"
             )
         self._store = Store(self.out)
         starts_anew = not trainer.ckpt_path and trainer.global_step == 0
@@ -79,11 +80,6 @@ class _Recording(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin, or go on where a checkpoint stands."""
         if trainer.is_global_zero:
-            if len(trainer.optimizers) != 1:
-                raise ValueError(
-                    f"{type(self).__name__} follows one optimizer, {type(pl_module).__name__} has "
-                    f"{len(trainer.optimizers)}; train the parts one by one, or leave this callback out"
-                )
             self._start(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,9 +96,7 @@ class _Recording(pl.Callback):
             self._discard()
             self._begun = False
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save what there is; a training that goes on from a checkpoint adds to it."""
         try:
             if self._begun:
@@ -187,6 +181,14 @@ class TrainingDynamics(_Recording):
         self._moments = Moments.of(snapshots)
         self._submodule = submodule
         self._results = results
+        self._step = 0
+        self._pending: dict[str, Any] = {}
+        self._losses: list[Tensor] = []
+        self._buffer: list[dict[str, Any]] = []
+        self._finished_epoch: int | None = None
+        self._validated = False
+        self._logged_before: set[str] = set()
+        self._validation_metrics: set[str] = set()
 
     # --- hooks of the Trainer ---------------------------------------------------------------------------------
 
@@ -195,9 +197,7 @@ class TrainingDynamics(_Recording):
         if self._begun:
             self._record_epoch(trainer)
 
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Measure the gradient, and remember where the parameters were."""
         step = trainer.global_step + 1
         if not self._begun or step % self.every or (self._pending and self._pending["step"] == step):
@@ -219,7 +219,7 @@ class TrainingDynamics(_Recording):
         """Measure the update that was made, if one was."""
         if not self._begun:
             return
-        self._losses.append(_loss_of(outputs) * trainer.accumulate_grad_batches)
+        self._losses.append(_loss_of(outputs, pl_module.device) * trainer.accumulate_grad_batches)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -249,13 +249,12 @@ class TrainingDynamics(_Recording):
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """See `_Recording.setup`."""
-        super().setup(trainer, pl_module, stage)
-        self._validation_metrics: set[str] = set()
-        self._validated = False
-
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if len(trainer.optimizers) != 1:
+            raise ValueError(
+                f"TrainingDynamics follows one optimizer, {type(pl_module).__name__} has {len(trainer.optimizers)}; "
+                "train the parts one by one, or leave this callback out"
+            )
         module = pl_module.get_submodule(self._submodule)
         layout = ParameterLayout.of(module)
         named = dict(module.named_parameters())
@@ -267,13 +266,11 @@ class TrainingDynamics(_Recording):
         self._refuse_too_many_snapshots(trainer)
 
         self._step = trainer.global_step
-        self._pending: dict[str, Any] = {}
-        self._losses: list[Tensor] = []
-        self._buffer: list[dict[str, Any]] = []
-        self._finished_epoch: int | None = None
-        self._device = pl_module.device
-        self._training = self._open("training", self._step, _restore_training)
-        self._trajectory = self._open("trajectory", self._step, _restore_trajectory)
+        self._pending, self._finished_epoch = {}, None
+        self._losses.clear()
+        self._buffer.clear()
+        self._training = self._open("training", self._step, restore_training)
+        self._trajectory = self._open("trajectory", self._step, restore_trajectory)
         self._kept = set(self._trajectory.table("snapshot").get("step", np.empty(0)).tolist())
         if self._step == 0:
             self._snapshot(trainer)
@@ -312,9 +309,7 @@ class TrainingDynamics(_Recording):
         if self._finished_epoch is None:
             return
         stale = set() if self._validated else self._validation_metrics
-        logged = {
-            _plain(name): value for name, value in trainer.callback_metrics.items() if name not in stale
-        }
+        logged = {_plain(name): value for name, value in trainer.callback_metrics.items() if name not in stale}
         columns = {name: np.array([float(value)]) for name, value in logged.items()}
         place = {"epoch": np.array([self._finished_epoch]), "step": np.array([self._step])}
         self._training.append("epoch", {**columns, **place})
@@ -338,10 +333,10 @@ class TrainingDynamics(_Recording):
         self._flush()
         about = {"finished": finished, "every": self.every, **provenance()}
         layers = [self._layout.names[index] for index in self._chosen]
-        training = _training_of(self._training.table("step"), self._training.table("epoch"), layers)
+        training = training_of(self._training, layers)
         if finished:
             training = training.assign({name: ((), float(value)) for name, value in self._results().items()})
-        trajectory = _trajectory_of(self._trajectory.table("snapshot"), self._layout)
+        trajectory = trajectory_of(self._trajectory, self._layout)
         self._store.write("trajectory", trajectory.assign_attrs(probe="trajectory", **about))
         self._store.write("training", training.assign_attrs(probe="training-dynamics", **about))
 
@@ -420,9 +415,7 @@ class ProbeEvery(_Recording):
             return
         self._asked.add(step)
         if not all(p.isfinite().all() for p in pl_module.parameters()):
-            warnings.warn(
-                f"the parameters are not finite at step {step}; {self._name} skips it", stacklevel=2
-            )
+            warnings.warn(f"the parameters are not finite at step {step}; {self._name} skips it", stacklevel=2)
             return
         with preserved_rng(pl_module.device), torch.enable_grad():
             objective = self._make(pl_module) if self._make else self._objective(trainer, pl_module)
@@ -432,9 +425,7 @@ class ProbeEvery(_Recording):
     def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Objective:
         if self._data is None:
             self._data = _fixed_examples(trainer.train_dataloader, self.examples)
-        return Objective(
-            pl_module, self._data, step=lambda module, batch: _training_loss(module, batch, trainer)
-        )
+        return Objective(pl_module, self._data, step=lambda module, batch: _training_loss(module, batch, trainer))
 
     def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.train_dataloader is not None or self._make:
@@ -443,7 +434,7 @@ class ProbeEvery(_Recording):
     def _seal(self, finished: bool) -> None:
         answers = {int(block["step"][0]): dataset_of(block) for block in self._rows.blocks("answer")}
         if answers:
-            joined = _join(dict(sorted(answers.items())))
+            joined = join_steps(dict(sorted(answers.items())))
             self._store.write(self._name, joined.assign_attrs(finished=finished))
 
     def _discard(self) -> None:
@@ -458,10 +449,10 @@ def _norms(tensors: list[Tensor]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors])
 
 
-def _loss_of(outputs: Any) -> Tensor:
+def _loss_of(outputs: Any, device: torch.device) -> Tensor:
     """The loss a step returned; NaN where it returned none."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(torch.nan)
+    return loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(torch.nan, device=device)
 
 
 def _column(values: list[Any]) -> np.ndarray:
@@ -481,8 +472,10 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
 
 def _training_loss(module: nn.Module, batch: Any, trainer: pl.Trainer) -> Tensor:
     """Mean loss of a batch as `training_step` of a copied LightningModule computes it, with logging off."""
-    if module._trainer is None:
-        module.trainer, module.log, module.log_dict = trainer, _ignore, _ignore
+    assert isinstance(module, pl.LightningModule)
+    if module._trainer is None:  # a fresh copy
+        module.trainer = trainer
+        vars(module).update(log=_ignore, log_dict=_ignore)
     takes_index = len(inspect.signature(module.training_step).parameters) > 1
     output = module.training_step(batch, 0) if takes_index else module.training_step(batch)
     return output["loss"] if isinstance(output, Mapping) else output
@@ -490,7 +483,7 @@ def _training_loss(module: nn.Module, batch: Any, trainer: pl.Trainer) -> Tensor
 
 def _fixed_examples(loader: Any, number: int) -> Examples:
     """Read a random subset of a loader's dataset once, in its order and without shuffling."""
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise ValueError(
             f"ProbeEvery cannot choose examples from a {type(loader).__name__}, which has no indexable dataset; "
@@ -501,80 +494,6 @@ def _fixed_examples(loader: Any, number: int) -> Examples:
     collate = getattr(loader, "collate_fn", None)
     with preserved_rng():
         return Examples.of(DataLoader(Subset(dataset, chosen), loader.batch_size or 32, collate_fn=collate))
-
-
-# --- what is sealed --------------------------------------------------------------------------------------------
-
-_PER_STEP = ("loss", "learning_rate", "gradient_norm", "epoch_of_step")
-_PER_LAYER = ("layer_gradient_norm", "update_ratio", "parameter_norm")
-_UNITS = {"loss": "nats", "train_loss": "nats", "val_loss": "nats"}
-
-
-def _training_of(
-    steps: Mapping[str, np.ndarray], epochs: Mapping[str, np.ndarray], layers: list[str]
-) -> xr.Dataset:
-    none = np.empty(0)
-    variables: dict[str, Any] = {name: ("step", steps.get(name, none)) for name in _PER_STEP}
-    variables |= {
-        name: (("step", "layer"), steps.get(name, np.empty((0, len(layers))))) for name in _PER_LAYER
-    }
-    variables |= {name: ("epoch", values) for name, values in epochs.items() if name not in ("step", "epoch")}
-    answer = xr.Dataset(variables)
-    for name in answer.data_vars:
-        answer[name].attrs["units"] = _UNITS.get(str(name), "1")
-    return answer.assign_coords(
-        step=("step", _whole(steps, "step"), {"units": "optimizer updates"}),
-        epoch=("epoch", _whole(epochs, "epoch")),
-        layer=("layer", layers),
-    )
-
-
-def _trajectory_of(snapshots: Mapping[str, np.ndarray], layout: ParameterLayout) -> xr.Dataset:
-    theta = xr.Variable(("snapshot", "parameter"), snapshots["theta"], {"units": "1"})
-    shapes = json.dumps({"names": layout.names, "shapes": [list(shape) for shape in layout.shapes]})
-    return xr.Dataset(
-        {"theta": theta},
-        {"step": ("snapshot", snapshots["step"]), "epoch": ("snapshot", snapshots["epoch"])},
-        {"layout": shapes},
-    )
-
-
-def _whole(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    return columns.get(name, np.empty(0)).astype(np.int64)
-
-
-def _join(answers: dict[int, xr.Dataset]) -> xr.Dataset:
-    """Put the answers of several steps together along a leading axis `step`."""
-    joined = xr.concat(
-        list(answers.values()),
-        xr.Variable("step", np.array(list(answers)), {"units": "optimizer updates"}),
-        data_vars="all",
-        coords="minimal",
-        compat="override",
-        join="outer",
-        combine_attrs="drop_conflicts",
-    )
-    return joined.transpose("step", ...)
-
-
-# --- going on from what is sealed ------------------------------------------------------------------------------
-
-
-def _restore_training(rows: Rows, sealed: xr.Dataset) -> None:
-    steps = {
-        str(name): sealed[name].values for name in sealed.variables if sealed[name].dims[:1] == ("step",)
-    }
-    rows.append("step", steps)
-    epochs = {str(name): sealed[name].values for name in sealed.variables if sealed[name].dims == ("epoch",)}
-    if len(epochs["epoch"]):
-        last_steps = [
-            sealed["step"].values[sealed["epoch_of_step"].values <= epoch].max() for epoch in epochs["epoch"]
-        ]
-        rows.append("epoch", {**epochs, "step": np.array(last_steps)})
-
-
-def _restore_trajectory(rows: Rows, sealed: xr.Dataset) -> None:
-    rows.append("snapshot", {name: sealed[name].values for name in ("step", "epoch", "theta")})
 
 
 def _restore_answers(rows: Rows, sealed: xr.Dataset) -> None:

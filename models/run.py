@@ -78,9 +78,7 @@ def _finished(store: Store, config: RunConfig) -> bool:
     old, new = about["config"], config.to_dict()
     if old != new:
         changes = [f"{name} is {old.get(name)!r} there, {value!r} here" for name, value in new.items()]
-        listed = "; ".join(
-            c for c, (name, value) in zip(changes, new.items(), strict=True) if old.get(name) != value
-        )
+        listed = "; ".join(c for c, (name, value) in zip(changes, new.items(), strict=True) if old.get(name) != value)
         raise ValueError(f"{store.path} holds another run ({listed}); choose another folder")
     return store.has("training") and bool(store.read("training").attrs["finished"])
 
@@ -99,9 +97,7 @@ class _Training:
         seed = derived_seed(config.seed, "weights")
         initialize(self.network, config.init, torch.Generator().manual_seed(seed))
         _refuse_lonely_example(config, self.data)
-        self.loader = TensorLoader(
-            self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed
-        )
+        self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
         self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
         self._announce()
 
