@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from landscape.callbacks.rows import Rows
 from landscape.parameters import ParameterLayout
-from landscape.rows import Rows
 
 _PER_STEP = ("loss", "learning_rate", "gradient_norm", "epoch_of_step")
 _PER_LAYER = ("layer_gradient_norm", "update_ratio", "parameter_norm")
@@ -74,8 +74,8 @@ def join_steps(answers: Mapping[int, xr.Dataset]) -> xr.Dataset:
 
 def restore_training(rows: Rows, sealed: xr.Dataset) -> None:
     """Write a sealed `training` back into rows."""
-    rows.append("step", {n: v.values for n, v in sealed.variables.items() if v.dims[:1] == ("step",)})
-    epochs = {name: v.values for name, v in sealed.variables.items() if v.dims == ("epoch",)}
+    rows.append("step", {str(n): v.values for n, v in sealed.variables.items() if v.dims[:1] == ("step",)})
+    epochs = {str(n): v.values for n, v in sealed.variables.items() if v.dims == ("epoch",)}
     if len(epochs["epoch"]):
         ends = [sealed["step"].values[sealed["epoch_of_step"].values <= e].max(initial=0) for e in epochs["epoch"]]
         rows.append("epoch", {**epochs, "step": np.array(ends)})
