@@ -28,6 +28,7 @@ from landscape.tables import (
     describe,
     jsonable,
     nonfinite,
+    number,
     summary,
     table,
     unfinished,
@@ -36,7 +37,7 @@ from landscape.tables import (
 if TYPE_CHECKING:
     from landscape import Objective, Store
     from landscape.doctor import Finding
-    from models.run import Run
+    from models.opened import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own: 4 damaged, 75 locked.
 DONE, BAD_INPUT, FAILED_POINTS = 0, 3, 5
@@ -69,19 +70,19 @@ def stopping() -> Iterator[list[int]]:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        for number in handlers:
-            signal.signal(number, signal.SIG_DFL)
+        for each in handlers:
+            signal.signal(each, signal.SIG_DFL)
         raise Stopped(signum)
 
     is_main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if is_main}
-    for number in handlers:
-        signal.signal(number, stop)
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM) if is_main}
+    for signum in handlers:
+        signal.signal(signum, stop)
     try:
         yield received
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def failure_of(error: Exception) -> Failure:
@@ -193,7 +194,7 @@ class ConfigCommand(GroupedCommand):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The options of a run's configuration, then those declared here."""
-        from models.run import RunConfig
+        from models.config import RunConfig
 
         return [*options_of(RunConfig, "Configuration"), *super().get_params(ctx)]
 
@@ -254,13 +255,13 @@ def cli(debug: bool) -> None:
 @json_option
 def train(out: Path, as_json: bool, **factors: Any) -> None:
     """Train a network and leave everything it did in a folder."""
-    from models.run import RunConfig, train
+    from models.config import RunConfig
+    from models.run import train
 
-    config = RunConfig(**factors)
-    with progress_bar(f"training {out.name}") as progress:
-        summary = train(config, out, progress=progress)
-    row = {"run": str(out), **summary}
-    say(row, table([row]), as_json)
+    with progress_bar(out.name) as progress:
+        found = train(RunConfig(**factors), out, progress=progress)
+    lines = [clean(out), *(f"  {name}: {number(value)}" for name, value in found.items())]
+    say({"run": str(out), **found}, "\n".join(lines), as_json)
 
 
 class ProbeGroup(click.Group):
@@ -344,7 +345,7 @@ def ask_all(
 ) -> None:
     """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
     from landscape.measure import answer_name, ask
-    from models.run import open_run
+    from models.opened import open_run
 
     asked = []
     for run in map(open_run, runs):
@@ -375,7 +376,7 @@ def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> d
     import torch
 
     from landscape import directions
-    from models.run import open_run
+    from models.opened import open_run
 
     word = values.get("directions")
     if word == "pca":
@@ -395,9 +396,8 @@ def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> d
 @click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
 def import_(file: Path, model: str, data: str, out: Path) -> None:
     """Bring in trained weights: .safetensors, .pt or a Lightning .ckpt. No code in the file is ever run."""
-    from models.run import import_weights
+    from models.opened import import_weights
 
-    load(model)
     run = import_weights(file, model, data, out)
     click.echo(f"{run.folder}: weights of {file.name} fit {model}")
 
@@ -466,7 +466,7 @@ def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_
     from torch.nn.functional import cross_entropy
 
     from landscape.verify import verify
-    from models.run import open_run
+    from models.opened import open_run
 
     opened = open_run(run)
     found = verify(opened.model(), opened.data().train, cross_entropy, examples=examples, k=k, tol=tol)
@@ -541,14 +541,14 @@ def examine_network(run: Path | None, model: str | None, data: str | None) -> li
 
     from landscape.doctor import examine
     from models.data import load_data
-    from models.run import open_run
+    from models.opened import make_network, open_run
 
     if run is not None:
         opened = open_run(run)
         return examine(opened.model(), opened.data().train, cross_entropy)
     if model is None or data is None:
         raise click.UsageError("give a RUN, or both --model and --data")
-    return examine(load(model)(), load_data(data).train, cross_entropy)
+    return examine(make_network(model), load_data(data).train, cross_entropy)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ def spectrum_by_step(steps=8, k=2):
     return answer
 
 
-def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.{}.conv.weight"):
+def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.#.conv.weight"):
     steps = epochs * steps_per_epoch
     rng = np.random.default_rng(0)
     step = np.arange(1, steps + 1)
@@ -139,7 +139,7 @@ def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.{}.co
             "val_loss": ("epoch", means + 0.1, {"units": "nats"}),
             "val_accuracy": ("epoch", 0.95 - 0.3 * np.exp(-epoch / 2)),
         },
-        coords={"step": step, "epoch": epoch, "layer": [name.format(i) for i in depth]},
+        coords={"step": step, "epoch": epoch, "layer": [name.replace("#", str(i)) for i in depth]},
     )
     answer.attrs |= COMMON | {"probe": "TrainingDynamics"}
     return answer

@@ -23,9 +23,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def landscape(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run(command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -77,9 +77,7 @@ def test_imports_point_one_way():
 def test_the_walk_finds_an_import_that_points_back(tmp_path: Path):
     """Negative control: the walker must see what it is there to see."""
     (tmp_path / "landscape").mkdir()
-    (tmp_path / "landscape" / "bad.py").write_text(
-        "def f():\n    from models.run import train\n    import h5py\n"
-    )
+    (tmp_path / "landscape" / "bad.py").write_text("def f():\n    from models.run import train\n    import h5py\n")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "good.py").write_text("from landscape import Store\nfrom . import sibling\n")
     (tmp_path / "cli.py").write_text("import click, models\nfrom importlib import import_module\n")
@@ -123,11 +121,7 @@ def test_what_must_be_fast_imports_nothing_heavy(code: str):
     """`import landscape` and `landscape --help` answer before torch could be read from disk."""
     heavy = ["torch", "pytorch_lightning", "h5py", "xarray", "matplotlib", "scipy", "sklearn", "plotly"]
     ask_help = "import cli; cli.cli(['--help'], standalone_mode=False)"
-    run = (
-        f"import contextlib\nwith contextlib.redirect_stdout(None): {ask_help}"
-        if code == "cli-help"
-        else code
-    )
+    run = f"import contextlib\nwith contextlib.redirect_stdout(None): {ask_help}" if code == "cli-help" else code
     check = f"{run}\nimport sys\nprint([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -37,9 +37,7 @@ def call(*arguments: object, code: int = 0) -> Result:
     """Run a command in this process and expect an exit code."""
     result = CliRunner().invoke(cli, [str(a) for a in arguments])
     if result.exit_code != code:
-        raise AssertionError(
-            f"exit {result.exit_code}, expected {code}\n{result.output}"
-        ) from result.exception
+        raise AssertionError(f"exit {result.exit_code}, expected {code}\n{result.output}") from result.exception
     return result
 
 
@@ -113,10 +111,7 @@ def write_idx(folder: Path, number: int = 60, side: int = 8) -> None:
     for part in ("train", "t10k"):
         images = draw.integers(0, 256, (number, side, side), dtype=np.uint8)
         labels = (np.arange(number) % 10).astype(np.uint8)
-        images_head, labels_head = (
-            struct.pack(">IIII", 0x803, number, side, side),
-            struct.pack(">II", 0x801, number),
-        )
+        images_head, labels_head = struct.pack(">IIII", 0x803, number, side, side), struct.pack(">II", 0x801, number)
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images_head + images.tobytes()))
         (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels_head + labels.tobytes())
 
@@ -198,9 +193,7 @@ def test_story_1_the_demo_runs_and_running_it_again_computes_nothing(tmp_path: P
 def test_story_2_from_somebodys_checkpoint_to_a_report(workplace: Path):
     checkpoint(workplace / "resnet.ckpt")
     data = "idx:data/fashion-mnist"
-    call(
-        "import", "resnet.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine"
-    )
+    call("import", "resnet.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine")
     assert "determinism" in call("doctor", "results/mine").output
     surface = ("--directions", "filter", "--resolution", "5", "--radius", "1.0", "--seeds", "3")
     assert "loss: " in call("probe", "surface", "results/mine", *surface).output
@@ -216,18 +209,7 @@ def test_story_3_every_factor_is_an_option(tmp_path: Path):
     out = tmp_path / "results" / "r0"
     factors = (
         *("--data", "digits", "--model", "resnet", "--depth", "8", "--norm", "batch", "--init", "he-normal"),
-        *(
-            "--optimizer",
-            "sgd",
-            "--lr",
-            "0.1",
-            "--momentum",
-            "0.9",
-            "--batch-size",
-            "128",
-            "--schedule",
-            "cosine",
-        ),
+        *("--optimizer", "sgd", "--lr", "0.1", "--momentum", "0.9", "--batch-size", "128", "--schedule", "cosine"),
         *("--epochs", "1", "--train-size", "64", "--seed", "0"),
     )
     call("train", *factors, "--out", out)
@@ -312,16 +294,7 @@ def test_a_plane_of_the_trajectory_and_a_line_toward_another_run(own: Path, tmp_
 
 def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained: Path, tmp_path: Path):
     shutil.copytree(trained, tmp_path / "second")
-    options = (
-        "--examples",
-        "32",
-        "--dtype",
-        "float64",
-        "--normalization",
-        "recalibrated",
-        "--parameters",
-        "*weight",
-    )
+    options = ("--examples", "32", "--dtype", "float64", "--normalization", "recalibrated", "--parameters", "*weight")
     call("probe", "slice", own, tmp_path / "second", "--resolution", "3", *options)
     for run in (own, tmp_path / "second"):
         (name,) = Store(run).names("slice-*")
@@ -369,12 +342,7 @@ def test_bad_input_gets_one_clear_line_and_touches_nothing(
     trained: Path, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ):
     (tmp_path / "FILE").write_text("not a run")
-    places = {
-        "RUN": trained,
-        "OUT": tmp_path / "OUT",
-        "FILE": tmp_path / "FILE",
-        "MISSING": tmp_path / "MISSING",
-    }
+    places = {"RUN": trained, "OUT": tmp_path / "OUT", "FILE": tmp_path / "FILE", "MISSING": tmp_path / "MISSING"}
     filled = [re.sub("RUN|OUT|FILE|MISSING", lambda m: str(places[m[0]]), word) for word in arguments]
     before = digest(trained)
     result = call(*filled, code=code)
@@ -397,22 +365,11 @@ def poison(state: dict) -> None:
     state["0.weight"][0] = float("nan")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"), [(rename, "4.weight"), (reshape, r"4.weight"), (poison, "0.weight")]
-)
+@pytest.mark.parametrize(("change", "message"), [(rename, "4.weight"), (reshape, r"4.weight"), (poison, "0.weight")])
 def test_weights_that_do_not_fit_are_named(workplace: Path, change: Callable[[dict], None], message: str):
     checkpoint(workplace / "net.ckpt", change)
     data = "idx:data/fashion-mnist"
-    arguments = (
-        "import",
-        "net.ckpt",
-        "--model",
-        "mynets.resnet:resnet20",
-        "--data",
-        data,
-        "--out",
-        "results/mine",
-    )
+    arguments = ("import", "net.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine")
     assert message in call(*arguments, code=3).stderr
     assert not (workplace / "results" / "mine" / "weights.safetensors").exists()
 
@@ -428,17 +385,7 @@ def test_a_pickle_that_needs_code_is_refused_and_never_run(workplace: Path, save
     save({"state_dict": Payload()}, workplace / "evil.ckpt")
     data = "idx:data/fashion-mnist"
     result = call(
-        *(
-            "import",
-            "evil.ckpt",
-            "--model",
-            "mynets.resnet:resnet20",
-            "--data",
-            data,
-            "--out",
-            "results/evil",
-        ),
-        code=4,
+        *("import", "evil.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/evil"), code=4
     )
     assert "system" in result.stderr
     assert not (workplace / "canary").exists()

@@ -17,9 +17,7 @@ def python_blocks(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in DOCS if python_blocks(page)], ids=lambda page: page.name)
-def test_the_python_of_a_page_runs_from_top_to_bottom(
-    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-):
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(python_blocks(page)))
     runpy.run_path(str(script), run_name="page")

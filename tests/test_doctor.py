@@ -74,9 +74,7 @@ def test_the_environment_names_versions_and_device():
 
 
 def test_a_broken_torchvision_is_named(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "torchvision.py").write_text(
-        "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    )
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
     found = by_check(environment())["torchvision"]

@@ -25,9 +25,7 @@ TRAIN = (
 SURFACE = ("probe", "surface", "--resolution", "25", "--batch-size", "64")
 
 
-def killed_until_done(
-    arguments: tuple[object, ...], kills: int, seed: int, progress: Callable[[], int]
-) -> list[int]:
+def killed_until_done(arguments: tuple[object, ...], kills: int, seed: int, progress: Callable[[], int]) -> list[int]:
     """Run a command again and again, killing it at random moments after it has made progress.
 
     Returns:
@@ -61,9 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kills", KILLS)
-def test_training_killed_at_random_ends_where_the_uninterrupted_one_did(
-    trained: Path, tmp_path: Path, kills: int
-):
+def test_training_killed_at_random_ends_where_the_uninterrupted_one_did(trained: Path, tmp_path: Path, kills: int):
     run = tmp_path / "run"
 
     def saved_epochs() -> int:
@@ -87,13 +83,9 @@ def test_a_surface_killed_at_random_loses_no_point_that_was_saved(trained: Path,
     acknowledged: dict[str, dict] = {}
 
     def saved_points() -> int:
-        found = {
-            key: value for path in run.glob("*.journal") for key, value in Journal(path).records().items()
-        }
+        found = {key: value for path in run.glob("*.journal") for key, value in Journal(path).records().items()}
         if found:
-            assert same(acknowledged, {key: found[key] for key in acknowledged}), (
-                "a saved point changed or is gone"
-            )
+            assert same(acknowledged, {key: found[key] for key in acknowledged}), "a saved point changed or is gone"
             acknowledged.update(found)
         return len(found)
 
@@ -107,9 +99,7 @@ def test_a_surface_killed_at_random_loses_no_point_that_was_saved(trained: Path,
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_within_seconds_saved_and_says_how_to_go_on(
-    trained: Path, tmp_path: Path, number, code
-):
+def test_a_signal_stops_within_seconds_saved_and_says_how_to_go_on(trained: Path, tmp_path: Path, number, code):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     arguments = ("probe", "surface", "--resolution", "401", run)

@@ -105,9 +105,7 @@ def test_training_and_a_probe_of_ones_own_beside_an_unrelated_models_module(bina
     tiny = ["--data", "digits", "--model", "mlp", "--epochs", "1", "--train-size", "64"]
     run([landscape, "train", *tiny, "--out", "results/mine"], workplace)
     for order in ("1", "2"):
-        out = run(
-            [landscape, "probe", "mypackage.probes:WeightNorm", "results/mine", "--p", order], workplace
-        )
+        out = run([landscape, "probe", "mypackage.probes:WeightNorm", "results/mine", "--p", order], workplace)
         assert "norm: " in out
     assert len(list((workplace / "results" / "mine").glob("weight-norm-*.h5"))) == 2
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from landscape.figures.labels import quantity
-from landscape.figures.scales import finite, is_wide, log_axis
+from landscape.figures.scales import finite, is_wide, log_y
 from landscape.figures.style import (
     BLUE,
     GREEN,
@@ -19,6 +19,7 @@ from landscape.figures.style import (
     VERMILLION,
     WIDTHS,
     count,
+    few_ticks,
     figure_of,
     legend_above,
     new_axes,
@@ -48,6 +49,8 @@ def learning_curves(training: xr.Dataset) -> Figure:
     scores = _by_epoch(training, _ACCURACY_ENDINGS)
     figure = Figure(figsize=(WIDTHS["single"], 3.2 if scores else 2.2), layout="constrained")
     panels = figure.subplots(2 if scores else 1, sharex=True, squeeze=False).ravel()
+    for panel in panels:
+        few_ticks(panel)
     _draw_losses(panels[0], training, losses)
     if scores:
         for name in scores:
@@ -85,7 +88,7 @@ def _draw_losses(ax: Axes, training: xr.Dataset, losses: list[str]) -> None:
         _draw_metric(ax, training[name], name)
     values = np.concatenate([np.ravel(v) for v in shown]) if shown else np.array([])
     if is_wide(values):
-        log_axis(ax.yaxis, values, most=5)
+        log_y(ax, values, most=5)
     ax.set_ylabel(quantity(training, "loss"))
 
 
@@ -155,7 +158,7 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         )
     everything = np.concatenate([values for _, values, _, _ in lines])
     if is_wide(everything, 100):
-        log_axis(ax.yaxis, everything)
+        log_y(ax, everything)
     elif "eigenvalue" in answer:
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_xlabel("Optimizer step")
@@ -219,7 +222,7 @@ def generic(answer: xr.Dataset, name: str) -> Figure:
     marker = "o" if variable.size <= 60 else ""
     ax.errorbar(x, np.where(np.isfinite(y), y, np.nan), yerr=_error(answer, name), marker=marker, gid=name)
     if is_wide(y, 100):
-        log_axis(ax.yaxis, y)
+        log_y(ax, y)
     units = variable.attrs.get("units")
     ax.set_xlabel(plain(dim, 40))
     ax.set_ylabel(plain(f"{name} ({units})" if units else name, 48))

@@ -66,6 +66,8 @@ def _slice(answer: xr.Dataset) -> dict[str, Figure]:
 
 
 def _surface(answer: xr.Dataset) -> dict[str, Figure]:
+    if min(answer.sizes["alpha"], answer.sizes["beta"]) < 2:
+        return {}
     seeds = range(answer.sizes.get("seed", 1))
     names = ["contour" if len(seeds) == 1 else f"contour-seed{seed}" for seed in seeds]
     return {name: contour(answer, seed=seed) for name, seed in zip(names, seeds, strict=True)} | {

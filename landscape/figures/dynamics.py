@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from landscape.figures.scales import finite, log_axis, number
+from landscape.figures.scales import finite, log_y, number
 from landscape.figures.style import LINES, count, figure_of, legend_above, new_axes, note, styled, told_apart
 
 MOST_COLUMNS = 300  # of a heat map; more steps are averaged in groups
@@ -51,7 +51,7 @@ def gradient_flow(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     bar.set_label("Gradient norm")
     bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(_power))
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     note(ax, [_missing_note(norms.values), f"each column: mean of log10 over {group} steps" if group > 1 else ""])
     return figure_of(ax)
 
@@ -122,7 +122,7 @@ def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     steps, middle, group = _points(ratios)
     by_depth = len(names) > 6
     colours = colormaps["viridis"](np.linspace(0, 0.92, len(names))) if by_depth else LINES
-    for index, (name, label) in enumerate(zip(names, told_apart(names, 20), strict=True)):
+    for index, (name, label) in enumerate(zip(names, told_apart(names, 16), strict=True)):
         ax.plot(
             steps,
             middle[:, index],
@@ -133,7 +133,7 @@ def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
             gid=name,
         )
     ax.axhline(GUIDE, color="black", linestyle="--", linewidth=0.8, label="1e-3 guide", gid="guide")
-    log_axis(ax.yaxis, [*middle.ravel(), GUIDE / 2, GUIDE * 2])
+    log_y(ax, [*middle.ravel(), GUIDE / 2, GUIDE * 2])
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_ylabel("Update / weight, ‖Δθ‖ / ‖θ‖")
@@ -174,4 +174,4 @@ def _depth_bar(ax: Axes, names: list[str]) -> None:
     bar.ax.set_ylim(len(names), 1)
     bar.set_ticks([1, len(names)], labels=["first", "last"])
     bar.set_label(f"{len(names)} layers by depth", labelpad=-8)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)

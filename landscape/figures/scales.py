@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor, log10
 
 import numpy as np
-from matplotlib.axis import Axis
+from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -55,30 +55,32 @@ def number(value: float, _position: object = None) -> str:
     return {"1": power, "−1": f"−{power}"}.get(mantissa, f"{mantissa}×{power}")
 
 
-def log_axis(axis: Axis, values: ArrayLike, most: int = 6) -> None:
-    """Make an axis logarithmic over the finite values, with few round ticks (never none)."""
+def log_y(ax: Axes, values: ArrayLike, most: int = 6) -> None:
+    """Make the y axis logarithmic over the finite values, with few round ticks (never none)."""
     numbers = finite(values)
     ratio = (numbers.max() / numbers.min()) ** 0.04
     low, high = numbers.min() / ratio, numbers.max() * ratio
-    (axis.axes.set_yscale if axis.axis_name == "y" else axis.axes.set_xscale)("log")
-    (axis.axes.set_ylim if axis.axis_name == "y" else axis.axes.set_xlim)(low, high)
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
     ticks = log_levels(low, high, most + 2)
-    axis.set_major_locator(FixedLocator(ticks[(ticks >= low) & (ticks <= high)]))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(number))
+    _place_ticks(ax, ticks[(ticks >= low) & (ticks <= high)])
 
 
-def symlog_axis(axis: Axis, values: ArrayLike, errors: ArrayLike = 0.0, most: int = 8) -> None:
-    """Make a y axis linear around zero and logarithmic beyond what stands out of the errors; bars fit in it."""
+def symlog_y(ax: Axes, values: ArrayLike, errors: ArrayLike = 0.0, most: int = 8) -> None:
+    """Make the y axis linear around zero and logarithmic beyond what stands out of the errors; bars fit in it."""
     numbers, bars = np.broadcast_arrays(np.asarray(values, dtype=float), np.asarray(errors, dtype=float))
     smallest = np.abs(numbers[numbers != 0]).min()
     threshold = 10.0 ** floor(log10(max(smallest, bars.min())))
     low, high = min((numbers - bars).min(), 0.0), max((numbers + bars).max(), 0.0)
-    axis.axes.set_yscale("symlog", linthresh=threshold, linscale=0.5)
-    axis.axes.set_ylim(2 * low or -0.5 * threshold, 2 * high or 0.5 * threshold)
+    ax.set_yscale("symlog", linthresh=threshold, linscale=0.5)
+    ax.set_ylim(2 * low or -0.5 * threshold, 2 * high or 0.5 * threshold)
     up, down = (1 + floor(log10(max(2 * end / threshold, 0.1))) for end in (high, -low))
     step = -(-(up + down) // most)
-    ticks = [*(-threshold * 10.0 ** np.arange(0, down, step)), 0.0, *(threshold * 10.0 ** np.arange(0, up, step))]
-    axis.set_major_locator(FixedLocator(sorted(ticks)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(number))
+    above, below = (threshold * 10.0 ** np.arange(0, decades, step) for decades in (up, down))
+    _place_ticks(ax, np.array([*(-below[::-1]), 0.0, *above]))
+
+
+def _place_ticks(ax: Axes, ticks: NDArray[np.float64]) -> None:
+    ax.yaxis.set_major_locator(FixedLocator(ticks.tolist()))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(number))

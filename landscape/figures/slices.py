@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from landscape.figures.labels import direction_label, quantity, unit_note
-from landscape.figures.scales import finite, is_wide, log_axis
+from landscape.figures.scales import finite, is_wide, log_y
 from landscape.figures.style import (
     BLACK,
     BLUE,
@@ -54,7 +54,8 @@ def slice_band(answer: xr.Dataset, *, metric: str = "loss", ax: Axes | None = No
         _mark_center(ax, answer, name, last=name == drawn[-1])
     _scale(ax, np.concatenate([np.concatenate(b) for b in bands.values()]), metric)
     broken = _mark_non_finite(ax, answer, drawn)
-    ax.set_xlim(alpha.min(), alpha.max())
+    if alpha.size > 1:
+        ax.set_xlim(alpha.min(), alpha.max())
     ax.set_xlabel(direction_label(answer, "alpha"))
     ax.set_ylabel(quantity(answer, metric))
     legend_above(ax)
@@ -82,7 +83,7 @@ def _gaps(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _scale(ax: Axes, values: NDArray[np.float64], metric: str) -> None:
     if metric.endswith("loss") and is_wide(values, 20):
-        log_axis(ax.yaxis, values)
+        log_y(ax, values)
     elif finite(values).size == 0:
         ax.set_yticks([])
         ax.text(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
@@ -99,9 +100,8 @@ def _mark_center(ax: Axes, answer: xr.Dataset, name: str, *, last: bool) -> None
 
 def _mark_non_finite(ax: Axes, answer: xr.Dataset, names: list[str]) -> int:
     """Crosses at the top where any value is not finite; returns how many values are not."""
-    broken = xr.concat([~np.isfinite(answer[name]) for name in names], dim="metric")
-    at = broken.any([dim for dim in broken.dims if dim != "alpha"])
-    alpha = answer["alpha"].values[at.values]
+    broken = ~np.isfinite(np.stack([answer[name].transpose(..., "alpha").values for name in names]))
+    alpha = answer["alpha"].values[broken.reshape(-1, answer.sizes["alpha"]).any(axis=0)]
     if alpha.size:
         ax.plot(
             alpha,

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.figures.scales import finite, is_wide, symlog_axis
+from landscape.figures.scales import finite, is_wide, symlog_y
 from landscape.figures.style import BLUE, VERMILLION, count, figure_of, legend_above, new_axes, note, plain, styled
 
 _ENDS = {"largest": ("largest", BLUE), "smallest": ("smallest", VERMILLION)}
@@ -38,7 +38,7 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.axhline(0, color="0.5", linewidth=0.6, zorder=0)
     everything = finite(spectrum["eigenvalue"].values)
     if is_wide(np.abs(everything[everything != 0]), 50):
-        symlog_axis(ax.yaxis, everything, _residuals(spectrum))
+        symlog_y(ax, everything, _residuals(spectrum))
     every = 1 + len(ticks) // 16
     ax.set_xticks([x for x, _ in ticks[::every]], [label for _, label in ticks[::every]])
     ax.set_xlim(-0.7, max(start - 1.3, 0.7))

@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from landscape.store.disk import Disk, explained, write_whole
 
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 
 @cache
-def _paper_parameters() -> dict[str, Any]:
+def _paper_parameters() -> Any:
     """Matplotlib's own defaults under our style file, so that no `matplotlibrc` of the user's changes a figure."""
     parameters = matplotlib.rc_params_from_file(STYLE_FILE, use_default_template=True)
     return {name: parameters[name] for name in parameters if not name.startswith(("backend", "interactive", "toolbar"))}
@@ -69,7 +70,15 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def new_axes(height: float = 2.3, **options: Any) -> Axes:
     """The only axes of a new figure, one column wide and `height` inches high; a layout that fits the labels."""
     layout = options.pop("layout", "constrained")
-    return Figure(figsize=(WIDTHS["single"], height), layout=layout).add_subplot(**options)
+    ax = Figure(figsize=(WIDTHS["single"], height), layout=layout).add_subplot(**options)
+    few_ticks(ax)
+    return ax
+
+
+def few_ticks(ax: Axes) -> None:
+    """Choose ticks by the values alone; by the size of the axes, the layout that they decide would decide them."""
+    ax.xaxis.set_major_locator(MaxNLocator(6))
+    ax.yaxis.set_major_locator(MaxNLocator(6))
 
 
 def figure_of(ax: Axes) -> Figure:
@@ -152,7 +161,7 @@ def save(
     """Save a figure in each format, each file whole or not at all.
 
     Args:
-        figure: A figure from this package; its height stays.
+        figure: A figure from this package. Its text keeps its size; its height grows less than its width.
         path: Where, without the suffix; the folder is made if need be.
         formats: File suffixes that matplotlib knows. PDF embeds its fonts as TrueType (Type 42); PNG has 300 dpi.
         width: "single" (3.25 in) or "double" (6.75 in) column; None keeps the figure's own.
@@ -171,7 +180,8 @@ def save(
     if width is not None and width not in WIDTHS:
         raise ValueError(f"expected width 'single' (3.25 in) or 'double' (6.75 in); got {width!r}")
     if width is not None:
-        figure.set_figwidth(WIDTHS[width])
+        growth = WIDTHS[width] / figure.get_figwidth()
+        figure.set_size_inches(WIDTHS[width], figure.get_figheight() * growth**0.5)
     path = Path(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LightSource, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from mpl_toolkits.mplot3d import Axes3D
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
@@ -46,8 +48,14 @@ class Plane:
 
     @classmethod
     def of(cls, answer: xr.Dataset, metric: str) -> Plane:
-        """The plane of one direction seed."""
+        """The plane of one direction seed.
+
+        Raises:
+            ValueError: If it has only one point along an axis.
+        """
         values = answer[metric].transpose("alpha", "beta").values
+        if min(values.shape) < 2:
+            raise ValueError(f"expected at least 2 points along each axis of a surface; got {values.shape}")
         return cls(*(np.asarray(v, dtype=float) for v in (answer["alpha"].values, answer["beta"].values, values)))
 
     @property
@@ -82,6 +90,10 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
 
     Returns:
         The figure: α runs to the right, β upwards.
+
+    Raises:
+        ValueError: If the surface has only one point along an axis.
+        IndexError: If there is no such seed.
     """
     one = at_seed(surface, seed)
     plane, trajectory = Plane.of(one, metric), trajectory_of(one)
@@ -94,7 +106,7 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
         _fill(ax, plane, quantity(surface, metric))
     if trajectory:
         _draw_trajectory(ax, trajectory)
-    mark = {"markerfacecolor": "white", "markersize": 4.5, "markeredgewidth": 0.6, "linestyle": "none"}
+    mark: dict[str, Any] = {"markerfacecolor": "white", "markersize": 4.5, "markeredgewidth": 0.6, "linestyle": "none"}
     ax.plot(0, 0, "X", color=BLACK, label="checkpoint", gid="checkpoint", **mark)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
@@ -133,7 +145,7 @@ def _fill(ax: Axes, plane: Plane, label: str) -> None:
     bar.set_ticks(_bar_ticks(plane, levels))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(number))
     bar.dividers.set(color="white", linewidth=0.3)
-    bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    bar.outline.set_linewidth(0.4)
     bar.set_label(label)
 
 
@@ -194,7 +206,7 @@ def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
 
 
 @styled
-def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axes | None = None) -> Figure:
+def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axes3D | None = None) -> Figure:
     """The surface in 3D, its height in the logarithm where the loss spans more than a factor of three.
 
     Points that are not finite are holes, and counted. A training trajectory is drawn where its projection
@@ -208,6 +220,10 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
 
     Returns:
         The figure.
+
+    Raises:
+        ValueError: If the surface has only one point along an axis.
+        IndexError: If there is no such seed.
     """
     ax = ax or new_axes(2.9, layout="none", projection="3d", computed_zorder=False)
     one = at_seed(surface, seed)
@@ -215,7 +231,7 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
     if plane.finite.size:
         _draw_sheet(ax, plane)
     else:
-        ax.text2D(0.5, 0.5, "no finite value", transform=ax.transAxes, ha="center", color=GREY)  # type: ignore[attr-defined]
+        ax.annotate("no finite value", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
     if trajectory and plane.finite.size:
         _draw_flight(ax, plane, trajectory)
     _dress(ax, plane, quantity(surface, metric))
@@ -223,7 +239,7 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
     return figure_of(ax)
 
 
-def _draw_sheet(ax: Axes, plane: Plane) -> None:
+def _draw_sheet(ax: Axes3D, plane: Plane) -> None:
     height = _heights(plane, plane.gaps).T
     colours = ScalarMappable(_color_norm(plane), colormaps["viridis"]).to_rgba(plane.gaps.T)[..., :3]
     low, span = np.nanmin(height), np.nanmax(height) - np.nanmin(height)
@@ -233,7 +249,7 @@ def _draw_sheet(ax: Axes, plane: Plane) -> None:
     shaded = light.shade_rgb(colours, relief, fraction=0.7, blend_mode="soft", dx=dx, dy=dy)
     a, b = np.meshgrid(plane.alpha, plane.beta)
     options = {"rcount": 101, "ccount": 101, "shade": False, "linewidth": 0, "antialiased": False, "zorder": 1}
-    ax.plot_surface(a, b, height, facecolors=shaded, **options).set_rasterized(True)  # type: ignore[attr-defined]
+    ax.plot_surface(a, b, height, facecolors=shaded, **options).set_rasterized(True)
 
 
 def _without_holes(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -242,7 +258,7 @@ def _without_holes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(values[tuple(nearest)])
 
 
-def _draw_flight(ax: Axes, plane: Plane, trajectory: Trajectory) -> None:
+def _draw_flight(ax: Axes3D, plane: Plane, trajectory: Trajectory) -> None:
     inside = trajectory.inside(plane.alpha, plane.beta)
     height = _heights(plane, trajectory.heights(plane.alpha, plane.beta, plane.gaps))
     lift = _LIFT * (float(np.ptp(finite(_heights(plane, plane.finite)))) or 1.0)
@@ -260,11 +276,11 @@ def _color_norm(plane: Plane) -> Normalize:
     return LogNorm(low, high) if plane.is_log else Normalize(low, high if high > low else low + 1)
 
 
-def _dress(ax: Axes, plane: Plane, label: str) -> None:
+def _dress(ax: Axes3D, plane: Plane, label: str) -> None:
     """View, ticks and labels of a 3D axes."""
-    ax.view_init(elev=32, azim=-58)  # type: ignore[attr-defined]
+    ax.view_init(elev=32, azim=-58)
     ax.set_box_aspect((1, 1, 0.75), zoom=1.0)
-    ax.set_position((0.0, 0.17, 0.96, 0.85))
+    ax.set_position((0.0, 0.16, 0.96, 0.84))
     ax.set_xlim(plane.alpha.min(), plane.alpha.max())
     ax.set_ylim(plane.beta.min(), plane.beta.max())
     if plane.finite.size:
@@ -272,13 +288,13 @@ def _dress(ax: Axes, plane: Plane, label: str) -> None:
         levels = log_levels(low, high, 7) if plane.is_log else linear_levels(low, high, 6)
         at = _heights(plane, levels)
         ends = _heights(plane, np.array([low, high]))
-        ax.set_zticks(at[(at >= ends[0] - 1e-9) & (at <= ends[1] + 1e-9)])  # type: ignore[attr-defined]
+        ax.set_zticks(at[(at >= ends[0] - 1e-9) & (at <= ends[1] + 1e-9)])
     z_format = FuncFormatter(lambda z, _: number(10.0**z) if plane.is_log else number(z))
-    ax.zaxis.set_major_formatter(z_format)  # type: ignore[attr-defined]
-    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):  # type: ignore[attr-defined]
+    ax.zaxis.set_major_formatter(z_format)
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis._axinfo["grid"].update(color="0.88", linewidth=0.4)
-        axis.set_tick_params(pad=-3 if axis is not ax.zaxis else -1)  # type: ignore[attr-defined]
+        axis.set_tick_params(pad=-3 if axis is not ax.zaxis else -1)
     for axis, values in ((ax.xaxis, plane.alpha), (ax.yaxis, plane.beta[::-1])):
         far, near = values[0], values[-1]  # both axes end in the near corner, where their last labels would collide
         ticks = linear_levels(float(values.min()), float(values.max()), 6)
@@ -287,4 +303,4 @@ def _dress(ax: Axes, plane: Plane, label: str) -> None:
         axis.set_major_formatter(FuncFormatter(number))
     ax.set_xlabel(SYMBOLS["alpha"], labelpad=-6)
     ax.set_ylabel(SYMBOLS["beta"], labelpad=-6)
-    ax.set_zlabel(label, labelpad=-3)  # type: ignore[attr-defined]
+    ax.set_zlabel(label, labelpad=-3)
