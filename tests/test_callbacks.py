@@ -151,8 +151,7 @@ def test_gradient_accumulation(tmp_path):
     fit(tmp_path / "plain", TrainingDynamics(tmp_path / "plain"), accumulate_grad_batches=2, shuffle=False)
     training = Store(tmp_path / "plain").read("training")
     assert training["step"].values.tolist() == list(range(1, 7))  # two updates an epoch: two batches, then one
-    assert training["loss"].values[[0, 2, 4]].mean() < 3 and np.isfinite(training["loss"]).all()
-    whole = 2 * training["loss"].values[0::2] / 3 + training["loss"].values[1::2] / 2 / 3
+    whole = (2 * training["loss"].values[0::2] + training["loss"].values[1::2]) / 3
     assert whole == pytest.approx(training["train_loss"].values, rel=1e-5)
 
 
@@ -248,7 +247,13 @@ def test_a_resumed_training_leaves_what_an_uninterrupted_one_does(tmp_path, seal
     with pytest.raises(Stop):
         fit(tmp_path, *watchers(out), SaveEpochs(), StopAt(5), module=Plain(), **options)
     seen = Store(out)
-    assert not seen.read("training").attrs["finished"] and seen.read("training")["step"].values.tolist() == [1, 2, 3, 4, 5]
+    assert not seen.read("training").attrs["finished"] and seen.read("training")["step"].values.tolist() == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
     if not sealed:
         for name in seen.names():
             (out / f"{name}.h5").unlink()
@@ -328,12 +333,12 @@ def test_what_cannot_be_recorded(tmp_path, monkeypatch):
 def test_loaders_without_a_dataset_need_an_objective(tmp_path):
     made = trainer(ProbeEvery(LossAndPlace(), out=tmp_path), default_root_dir=tmp_path)
     with pytest.raises(ValueError, match="cannot choose examples from a list"):
-        made.fit(Foreign(), list(loader()))
+        made.fit(Foreign(), list(loader()), loader(False))
 
 
 def test_probes_skip_parameters_that_are_not_finite(tmp_path):
     with pytest.warns(UserWarning, match="not finite at step"):
-        fit(tmp_path, ProbeEvery(LossAndPlace(), every="epochs:1", out=tmp_path), module=Foreign(lr=1e38))
+        fit(tmp_path, ProbeEvery(LossAndPlace(), every="epochs:1", out=tmp_path), module=Foreign(lr=float("inf")))
     (name,) = Store(tmp_path).names()
     assert Store(tmp_path).read(name)["step"].values.tolist() == [0]
 

@@ -103,7 +103,7 @@ class TrainingDynamics(Recording):
         """Measure the update that was made, if one was."""
         if not self._begun:
             return
-        self._losses.append(_loss_of(outputs, pl_module.device) * trainer.accumulate_grad_batches)
+        self._losses.append(_loss_of(outputs, self._device) * trainer.accumulate_grad_batches)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -149,6 +149,7 @@ class TrainingDynamics(Recording):
         self._weights = [self._parameters[index] for index in self._chosen]
         self._refuse_too_many_snapshots(trainer)
 
+        self._device = pl_module.device
         self._step = trainer.global_step
         self._pending, self._finished_epoch = {}, None
         self._losses.clear()
@@ -215,7 +216,7 @@ class TrainingDynamics(Recording):
 
     def _seal(self, finished: bool) -> None:
         self._flush()
-        about = {"finished": finished, "every": self.every, **provenance()}
+        about = {"finished": finished, "every": self.every, **provenance(self._device)}
         layers = [self._layout.names[index] for index in self._chosen]
         training = training_of(self._training, layers)
         if finished:

@@ -88,7 +88,7 @@ class ProbeEvery(Recording):
                 "give ProbeEvery(objective=lambda module: Objective(...))"
             )
         self._rows = self._open(self._name, trainer.global_step, _restore_answers)
-        self._asked = set(self._rows.table("answer").get("step", np.empty(0)).tolist())
+        self._asked = {int(block["step"][0]) for block in self._rows.blocks("answer")}
         if trainer.global_step == 0:
             self._ask(trainer, pl_module)
 
@@ -134,7 +134,9 @@ def _training_loss(module: nn.Module, batch: Any, trainer: pl.Trainer) -> Tensor
     output = module.training_step(batch, 0) if takes_index else module.training_step(batch)
     loss = output["loss"] if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
-        raise ValueError(f"training_step returned {type(loss).__name__}, no loss to probe; give ProbeEvery(objective=...)")
+        raise ValueError(
+            f"training_step returned {type(loss).__name__}, no loss to probe; give ProbeEvery(objective=...)"
+        )
     return loss
 
 
