@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -99,7 +100,8 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
     assert watched.calls == plain.calls
     for (name, a), b in zip(plain.state_dict().items(), watched.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    assert all(p.grad is None or torch.equal(p.grad, q.grad) for p, q in zip(plain.parameters(), watched.parameters()))
+    for p, q in zip(plain.parameters(), watched.parameters(), strict=True):
+        assert (p.grad is None and q.grad is None) or torch.equal(p.grad, q.grad)
     assert watched.training == plain.training
 
 
@@ -131,7 +133,7 @@ def test_updates_are_the_actual_differences(tmp_path):
     points = [layout.unflatten(torch.from_numpy(theta)) for theta in trajectory["theta"].values]
     for column, name in enumerate(training["layer"].values):
         before = torch.stack([point[name].norm() for point in points[:-1]])
-        moved = torch.stack([(b[name] - a[name]).norm() for a, b in zip(points, points[1:])])
+        moved = torch.stack([(b[name] - a[name]).norm() for a, b in pairwise(points)])
         assert training["parameter_norm"].values[:, column] == pytest.approx(before.numpy(), rel=1e-6)
         assert training["update_ratio"].values[:, column] == pytest.approx((moved / before).numpy(), rel=1e-6)
     # the first step of momentum SGD is lr times the gradient
