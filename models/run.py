@@ -240,6 +240,7 @@ def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
             # Lightning asks torch for the type of a tree's leaf in a way that torch will drop
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
+            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
             yield
     finally:
         torch.set_num_threads(before)

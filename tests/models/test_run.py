@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -188,10 +190,8 @@ def test_another_run_is_not_overwritten(whole):
 
 
 def test_a_locked_run(tmp_path):
-    import subprocess
-    import time
-
-    code = "import sys,time; from landscape.store import Store\nwith Store(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
+    hold = "with Store(sys.argv[1]).lock(): print('held', flush=True); time.sleep(60)"
+    code = f"import sys, time\nfrom landscape.store import Store\n{hold}"
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         started = time.monotonic()
@@ -389,9 +389,20 @@ def test_a_pickle_with_code_is_refused(factory, tmp_path):
 def test_a_classifier_works_alone():
     module = Classifier(nn.Linear(3, 2), torch.optim.SGD)
     assert module(torch.zeros(4, 3)).shape == (4, 2)
-    with pytest.raises(ValueError, match="torch finds no CUDA"):
-        from models.run import _device
 
-        if torch.cuda.is_available():
-            pytest.skip("there is a CUDA GPU")
-        _device("cuda")
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
+def test_a_gpu_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match="torch finds no CUDA GPU here; use cpu or auto"):
+        train(replace(TINY, device="cuda"), tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_resumed_run_on_a_gpu(tmp_path):
+    config = RunConfig.from_dict({**TINY.to_dict(), "model": "resnet", "width": 4, "depth": 8, "device": "cuda"})
+    train(config, tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(config, tmp_path / "cut", progress=stop_after(2))
+    train(config, tmp_path / "cut")
+    assert digests(tmp_path / "whole") == digests(tmp_path / "cut")
