@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from landscape.doctor import Finding
     from models.opened import Run
 
-# Exit codes; click's 2 is for wrong usage, and errors of the store bring their own: 4 damaged, 75 locked.
-DONE, BAD_INPUT, FAILED_POINTS = 0, 3, 5
+# Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
+DONE, BAD_INPUT, DAMAGED, FAILED_POINTS = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -428,6 +428,9 @@ def report(folder: Path, out: Path) -> None:
 
     write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
     click.echo(out)
+    damaged = [row["state"] for row in overviews(folder) if row["state"].startswith("damaged")]
+    if damaged:
+        raise Failure(f"the page leaves out what is {damaged[0]}", DAMAGED)
 
 
 @cli.command("list")
@@ -435,9 +438,7 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
-    from landscape.overview import overview
-
-    rows = [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
+    rows = overviews(folder)
     say(rows, table(rows) if rows else f"no runs in {folder}", as_json)
 
 
@@ -512,6 +513,13 @@ def run_folders(folder: Path) -> list[Path]:
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
     return sorted({path.parent for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)})
+
+
+def overviews(folder: Path) -> list[dict[str, Any]]:
+    """Collect the row of every run in a folder."""
+    from landscape.overview import overview
+
+    return [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
 
 
 def say(value: Any, text: str, as_json: bool) -> None:

@@ -217,7 +217,7 @@ def test_story_3_every_factor_is_an_option(tmp_path: Path):
     call("train", *factors, "--out", out)
     assert (out / "weights.safetensors").read_bytes() == weights
     rows = json.loads(call("list", tmp_path / "results", "--json").output)
-    assert [(row["run"], row["state"], row["epochs"]) for row in rows] == [("r0", "finished", 1)]
+    assert [(row["run"], row["state"]) for row in rows] == [("r0", "finished")]
     assert "he-normal" in call("show", out).output
     assert {"training", "trajectory"} <= set(json.loads(call("show", out, "--json").output)["answers"])
 
@@ -283,11 +283,12 @@ def test_story_6_the_sceptic(own: Path):
 
 
 def test_a_plane_of_the_trajectory_and_a_line_toward_another_run(own: Path, tmp_path: Path):
-    call("probe", "surface", own, "--directions", "pca", "--resolution", "3")
-    (name,) = Store(own).names("surface-*")
-    assert "trajectory_off_plane" in Store(own).read(name)
-    call("train", *TINY, "--seed", "1", "--out", tmp_path / "other")
-    call("probe", "slice", own, "--directions", f"to:{tmp_path / 'other'}", "--resolution", "3")
+    other = tmp_path / "other"
+    call("train", *TINY, "--epochs", "2", "--seed", "1", "--out", other)
+    call("probe", "surface", other, "--directions", "pca", "--resolution", "3")
+    (name,) = Store(other).names("surface-*")
+    assert Store(other).read(name).sizes["snapshot"] == 3
+    call("probe", "slice", own, "--directions", f"to:{other}", "--resolution", "3")
     (name,) = Store(own).names("slice-*")
     assert Store(own).read(name).attrs["directions"] == "between"
 
@@ -387,7 +388,8 @@ def test_a_pickle_that_needs_code_is_refused_and_never_run(workplace: Path, save
     result = call(
         *("import", "evil.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/evil"), code=4
     )
-    assert "system" in result.stderr
+    assert "evil.ckpt is refused" in result.stderr
+    assert save is not torch.save or "system" in result.stderr
     assert not (workplace / "canary").exists()
     assert not (workplace / "results" / "evil").exists()
 

@@ -117,7 +117,7 @@ def test_a_signal_stops_within_seconds_saved_and_says_how_to_go_on(trained: Path
 
 def test_a_signal_stops_training_too(tmp_path: Path):
     run = tmp_path / "run"
-    process = start(*TRAIN, "--epochs", "100000", "--out", run)
+    process = start(*TRAIN, "--epochs", "100000", "--snapshots", "none", "--out", run)
     while process.poll() is None and not (run / "resume.safetensors").exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
