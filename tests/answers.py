@@ -81,6 +81,8 @@ def surface_answer(seeds=1, resolution=(31, 21), radius=(1.0, 0.5), trajectory=F
     if directions == "pca":
         answer["explained_share"] = ("component", np.array([0.81, 0.09]))
         answer["random_walk_share"] = ("component", np.array([0.61, 0.15]))
+        for number, axis in enumerate(("alpha", "beta"), start=1):
+            answer[axis].attrs["long_name"] = f"trajectory PCA component {number}"
     answer.attrs |= COMMON | {"probe": "Surface", "directions": directions, "radius": np.asarray(radius)}
     return answer
 

@@ -10,10 +10,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.contour import QuadContourSet
-from matplotlib.figure import Figure
-
 from answers import (
     bowl,
     slice_answer,
@@ -22,6 +18,10 @@ from answers import (
     surface_answer,
     training_answer,
 )
+from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
+from matplotlib.figure import Figure
+
 from landscape import figures
 from landscape.figures.scales import is_wide, log_levels, number
 from landscape.figures.style import notes, plain, shortened, told_apart
@@ -127,6 +127,15 @@ def test_slice_draws_the_median_the_band_and_the_checkpoint():
     assert figure.axes[0].get_yscale() == "log"
     assert figure.axes[0].get_ylabel() == "Loss (nats)"
     assert figure.axes[0].get_xlabel() == "α, filter-normalized direction"
+
+
+def test_slice_without_a_stored_band_takes_percentiles_over_seeds():
+    answer = slice_answer(seeds=5)
+    stored = figures.slice_band(answer)
+    computed = figures.slice_band(answer.drop_vars(["loss_lower", "loss_median", "loss_upper"]))
+    np.testing.assert_allclose(drawn(computed, "loss"), drawn(stored, "loss"))
+    bands = [next(c for c in f.axes[0].collections if c.get_gid() == "loss band") for f in (stored, computed)]
+    np.testing.assert_allclose(*(band.get_paths()[0].vertices for band in bands))
 
 
 def test_slice_marks_the_checkpoint_at_its_own_loss_with_an_even_resolution():
@@ -297,6 +306,14 @@ def test_interactive_surface_has_the_right_way_round_and_real_numbers_on_hover()
     assert f"loss (nats) {bowl(0.0):.4g}" in sheet.text[2][3] and "accuracy" in sheet.text[2][3]
     assert "inf" in sheet.text[1][0]
     assert "off the plane" in path.text[0]
+
+
+def test_interactive_surface_takes_no_markup_from_a_file():
+    answer = surface_answer(resolution=(3, 3))
+    answer["loss"].attrs["units"] = answer["accuracy"].attrs["units"] = "<a href=x>"
+    figure = figures.interactive_surface(answer)
+    assert figure.layout.scene.zaxis.title.text == "Loss (‹a href=x>)"
+    assert "<a" not in str(figure.to_json())
 
 
 def test_interactive_surface_of_nothing_finite_is_still_a_figure():
@@ -505,7 +522,7 @@ def test_saved_pdf_embeds_truetype_and_is_the_same_file_again(tmp_path: Path):
 
 def test_saving_fails_before_it_writes(tmp_path: Path):
     figure = figures.slice_band(slice_answer())
-    with pytest.raises(ValueError, match="expected figure formats among .*; got bmpx"):
+    with pytest.raises(ValueError, match=r"expected figure formats among .*; got bmpx"):
         figures.save(figure, tmp_path / "slice", formats=["pdf", "bmpx"])
     with pytest.raises(ValueError, match="expected width 'single'"):
         figures.save(figure, tmp_path / "slice", width="triple")  # type: ignore[arg-type]

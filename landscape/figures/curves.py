@@ -6,11 +6,10 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from landscape.figures.labels import quantity
-from landscape.figures.scales import finite, is_wide, log_y
+from landscape.figures.scales import finite, is_wide, log_y, round_ticks
 from landscape.figures.style import (
     BLUE,
     GREEN,
@@ -58,7 +57,7 @@ def learning_curves(training: xr.Dataset) -> Figure:
         panels[1].set_ylabel("Error" if all("err" in name for name in scores) else "Accuracy")
     bottom = panels[-1]
     bottom.set_xlabel("Epoch" if "epoch" in training.dims else "Optimizer step")
-    bottom.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    bottom.xaxis.set_major_locator(round_ticks(7, integer=True))
     legend_above(panels[0])
     broken = sum(int((~np.isfinite(training[name])).sum()) for name in ["loss", *losses] if name in training)
     note(bottom, [f"{count(broken, 'non-finite loss value')} left out" if broken else ""])
@@ -162,7 +161,7 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     elif "eigenvalue" in answer:
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_xlabel("Optimizer step")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(round_ticks(6, integer=True))
     ax.set_ylabel("Hessian eigenvalue" if "eigenvalue" in answer else plain(lines[0][0], 40) if len(lines) == 1 else "")
     legend_above(ax, columns=3)
     broken = everything.size - finite(everything).size

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from landscape.figures.scales import finite, log_y, number
+from landscape.figures.scales import finite, log_y, number, round_ticks
 from landscape.figures.style import LINES, count, figure_of, legend_above, new_axes, note, styled, told_apart
 
 MOST_COLUMNS = 300  # of a heat map; more steps are averaged in groups
@@ -46,10 +46,10 @@ def gradient_flow(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.invert_yaxis()
     _name_layers(ax, [str(name) for name in norms["layer"].values])
     ax.set_xlabel("Optimizer step")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(round_ticks(6, integer=True))
     bar = figure_of(ax).colorbar(mesh, ax=ax, aspect=28, pad=0.02)
     bar.set_label("Gradient norm")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    bar.ax.yaxis.set_major_locator(round_ticks(5, integer=True))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(_power))
     bar.outline.set_linewidth(0.4)
     note(ax, [_missing_note(norms.values), f"each column: mean of log10 over {group} steps" if group > 1 else ""])
@@ -135,7 +135,7 @@ def update_ratios(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.axhline(GUIDE, color="black", linestyle="--", linewidth=0.8, label="1e-3 guide", gid="guide")
     log_y(ax, [*middle.ravel(), GUIDE / 2, GUIDE * 2])
     ax.set_xlabel("Optimizer step")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.xaxis.set_major_locator(round_ticks(6, integer=True))
     ax.set_ylabel("Update / weight, ‖Δθ‖ / ‖θ‖")
     if by_depth:
         _depth_bar(ax, names)

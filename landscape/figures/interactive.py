@@ -35,7 +35,7 @@ def interactive_surface(surface: xr.Dataset, *, metric: str = "loss", seed: int 
 
     one = at_seed(surface, seed)
     plane = Plane.of(one, metric)
-    label = quantity(surface, metric)
+    label = _untagged(quantity(surface, metric))
     figure = go.Figure([_sheet(one, plane, label)])
     trajectory = trajectory_of(one)
     if trajectory and plane.finite.size:
@@ -45,7 +45,7 @@ def interactive_surface(surface: xr.Dataset, *, metric: str = "loss", seed: int 
             "xaxis_title": SYMBOLS["alpha"],
             "yaxis_title": SYMBOLS["beta"],
             "zaxis": {"title": label, "type": "log" if plane.is_log else "linear", **_ticks(plane, logs=False)},
-            "camera_eye": {"x": -1.3, "y": -1.75, "z": 1.05},
+            "camera_eye": {"x": -1.5, "y": -2.05, "z": 1.2},
             "aspectratio": {"x": 1, "y": 1, "z": 0.75},
         },
         font={"family": "system-ui, sans-serif", "size": 12},
@@ -80,6 +80,11 @@ def _sheet(answer: xr.Dataset, plane: Plane, label: str) -> go.Surface:
     )
 
 
+def _untagged(text: str) -> str:
+    """A text that plotly cannot take for HTML."""
+    return plain(text, 40).replace("<", "‹")
+
+
 def _ticks(plane: Plane, *, logs: bool) -> dict[str, list[float] | list[str]]:
     """Round tick values inside the range, and how they read; as log10 where the colour is."""
     if not plane.finite.size:
@@ -97,7 +102,7 @@ def _hover(answer: xr.Dataset, plane: Plane) -> NDArray[np.str_]:
     lines += [np.char.add("β ", np.array([f"{b:.3g}" for b in plane.beta]))[:, None]]
     for name in metrics:
         values = answer[name].transpose("beta", "alpha").values
-        words = f"{plain(quantity(answer, name), 40)} ".lower().replace("<", "‹")
+        words = f"{_untagged(quantity(answer, name)).lower()} "
         lines.append(np.vectorize(lambda v, words=words: f"{words}{v:.4g}", otypes=[str])(values))
     text = lines[0]
     for line in lines[1:]:

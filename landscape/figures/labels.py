@@ -40,8 +40,8 @@ def unit_note(answer: xr.Dataset) -> str:
     ratios = {symbol: float(answer[name].median()) for symbol, name in names.items() if name in answer}
     if not ratios or not all(np.isfinite(list(ratios.values()))):
         return ""
-    lengths = ", ".join(f"{symbol} = 1: {ratio:.2g}" for symbol, ratio in ratios.items())
-    return f"{lengths} of the norm of the filters"
+    lengths = [f"{symbol} = 1: {100 * ratio:.3g}%" for symbol, ratio in ratios.items()]
+    return f"{', '.join(lengths)} of the norm of the filters"
 
 
 def share_note(answer: xr.Dataset) -> str:

@@ -64,7 +64,7 @@ class Shown:
     image: str  # a data URI
     command: str
     file: str
-    interactive: str = ""  # JSON of a plotly figure
+    interactive: str = ""  # JSON of a plotly figure, in which plotly has written every < as \u003c
 
 
 @dataclass
@@ -160,13 +160,15 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
             image=_image(figure, as_pixels=title == "surface3d"),
             command=plain(answer.attrs.get("command", "not recorded"), 400),
             file=f"{page.name}/{name}.h5",
-            interactive=_json_for_html(interactive_surface(answer).to_json()) if title == "surface3d" else "",
+            interactive=interactive_surface(answer).to_json() if title == "surface3d" else "",
         )
         page.sections.setdefault(section, []).append(shown)
 
 
 def _caption(answer: xr.Dataset, title: str) -> str:
     known = _CAPTIONS.get(title) or _CAPTIONS.get(title.split("-seed")[0])
+    if known and "directions" in answer.attrs:
+        return f"{known} Directions: {plain(answer.attrs['directions'], 60)}."
     return known or f"{plain(title, 60)}, by {plain(answer.attrs.get('probe', 'a probe'), 60)}."
 
 
@@ -175,11 +177,6 @@ def _image(figure: Figure, *, as_pixels: bool) -> str:
     suffix, kind = ("png", "png") if as_pixels else ("svg", "svg+xml")
     data = rendered(figure, suffix, **({"dpi": 200} if as_pixels else {}))
     return f"data:image/{kind};base64,{b64encode(data).decode()}"
-
-
-def _json_for_html(text: str) -> str:
-    """JSON that can stand in a script element: nothing in it can end the element."""
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _page(pages: list[RunPage], title: str, command: str) -> str:

@@ -40,7 +40,12 @@ def log_levels(low: float, high: float, most: int) -> NDArray[np.float64]:
 
 def linear_levels(low: float, high: float, most: int) -> NDArray[np.float64]:
     """Round numbers evenly spread that cover [low, high]."""
-    return np.asarray(MaxNLocator(most - 1).tick_values(low, high), dtype=np.float64)
+    return np.asarray(round_ticks(most - 1).tick_values(low, high), dtype=np.float64)
+
+
+def round_ticks(most: int = 6, integer: bool = False) -> MaxNLocator:
+    """Few round ticks chosen by the values alone; by the size of the axes, the layout they decide would decide them."""
+    return MaxNLocator(most, integer=integer, steps=[1, 2, 5, 10] if integer else [1, 2, 2.5, 5, 10])
 
 
 def number(value: float, _position: object = None) -> str:

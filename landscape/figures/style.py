@@ -14,8 +14,8 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from landscape.figures.scales import round_ticks
 from landscape.store.disk import Disk, explained, write_whole
 
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
@@ -76,9 +76,9 @@ def new_axes(height: float = 2.3, **options: Any) -> Axes:
 
 
 def few_ticks(ax: Axes) -> None:
-    """Choose ticks by the values alone; by the size of the axes, the layout that they decide would decide them."""
-    ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.yaxis.set_major_locator(MaxNLocator(6))
+    """Few round ticks on both axes, until a scale sets its own."""
+    ax.xaxis.set_major_locator(round_ticks())
+    ax.yaxis.set_major_locator(round_ticks())
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LightSource, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 from mpl_toolkits.mplot3d import Axes3D
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
@@ -110,8 +110,6 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
     ax.plot(0, 0, "X", color=BLACK, label="checkpoint", gid="checkpoint", **mark)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
     legend_above(ax)
     note(ax, lines)
     return figure_of(ax)
@@ -120,7 +118,12 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
 def _height(plane: Plane, lines: list[str]) -> float:
     """Inches that give α and β about the same scale in one column, above the lines of notes."""
     shape = float(np.clip(np.ptp(plane.beta) / np.ptp(plane.alpha), 0.55, 1.1))
-    return 0.7 + 2.15 * shape + 0.1 * sum(1 + len(line) // NOTE_WIDTH for line in lines if line)
+    return 0.7 + 2.15 * shape + 0.1 * _num_lines(lines)
+
+
+def _num_lines(lines: list[str]) -> int:
+    """How many lines a note takes once it is wrapped."""
+    return sum(1 + len(line) // NOTE_WIDTH for line in lines if line)
 
 
 def _levels(plane: Plane, most: int = 18) -> NDArray[np.float64]:
@@ -225,9 +228,13 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
         ValueError: If the surface has only one point along an axis.
         IndexError: If there is no such seed.
     """
-    ax = ax or new_axes(2.9, layout="none", projection="3d", computed_zorder=False)
     one = at_seed(surface, seed)
     plane, trajectory = Plane.of(one, metric), trajectory_of(one)
+    lines = [seed_note(surface, seed), *_warnings(one, plane, trajectory, "left out")]
+    if ax is None:
+        below = 0.1 + 0.1 * _num_lines(lines)
+        ax = new_axes(2.45 + below, layout="none", projection="3d", computed_zorder=False)
+        ax.set_position((0.0, below / (2.45 + below), 0.96, 2.45 / (2.45 + below)))
     if plane.finite.size:
         _draw_sheet(ax, plane)
     else:
@@ -235,7 +242,7 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
     if trajectory and plane.finite.size:
         _draw_flight(ax, plane, trajectory)
     _dress(ax, plane, quantity(surface, metric))
-    note(ax, [seed_note(surface, seed), *_warnings(one, plane, trajectory, "left out")], below=ax.patch)
+    note(ax, lines, below=ax.patch)
     return figure_of(ax)
 
 
@@ -280,7 +287,6 @@ def _dress(ax: Axes3D, plane: Plane, label: str) -> None:
     """View, ticks and labels of a 3D axes."""
     ax.view_init(elev=32, azim=-58)
     ax.set_box_aspect((1, 1, 0.75), zoom=1.0)
-    ax.set_position((0.0, 0.16, 0.96, 0.84))
     ax.set_xlim(plane.alpha.min(), plane.alpha.max())
     ax.set_ylim(plane.beta.min(), plane.beta.max())
     if plane.finite.size:
