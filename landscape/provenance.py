@@ -16,7 +16,7 @@ import torch
 _ROOT = Path(__file__).parents[1]
 
 
-def provenance() -> dict[str, str | int | bool]:
+def provenance(device: torch.device | str = "cpu") -> dict[str, str | int | bool]:
     """What goes with every answer, besides the probe and the objective.
 
     Returns:
@@ -35,7 +35,7 @@ def provenance() -> dict[str, str | int | bool]:
         "torch": str(torch.__version__),
         "landscape": _version("landscape-lab"),
         "lightning": _version("pytorch-lightning"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": str(device),
         "tf32": _allows_tf32(),
         "threads": torch.get_num_threads(),
     }
@@ -58,9 +58,9 @@ def _git_state(root: Path) -> tuple[str, bool]:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    call = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
     try:
-        result = subprocess.run(call, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
     return result.stdout.strip()

@@ -118,9 +118,7 @@ class RunConfig:
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
-            raise ValueError(
-                "early_stopping and keep_best watch the validation loss; give val_fraction above 0"
-            )
+            raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
 
     def _fill_in(self) -> None:
         architecture, optimizer = ARCHITECTURES.options(self.model), OPTIMIZERS.options(self.optimizer)
@@ -155,9 +153,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values for JSON."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -210,9 +206,7 @@ def _check_numbers(config: RunConfig) -> None:
             continue
         if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
             raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
-    if config.betas is not None and not (
-        len(config.betas) == 2 and all(0 <= beta < 1 for beta in config.betas)
-    ):
+    if config.betas is not None and not (len(config.betas) == 2 and all(0 <= beta < 1 for beta in config.betas)):
         raise ValueError(f"betas must be two numbers in [0, 1), got {config.betas}")
     if config.val_fraction == 1:
         raise ValueError("val_fraction must leave something to train on, got 1")

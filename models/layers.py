@@ -92,9 +92,7 @@ def make_activation(name: str) -> nn.Module:
     try:
         return build(float(slope))
     except ValueError:
-        raise ValueError(
-            f"activation 'leaky-relu' needs its slope, as in 'leaky-relu:0.01', got {name!r}"
-        ) from None
+        raise ValueError(f"activation 'leaky-relu' needs its slope, as in 'leaky-relu:0.01', got {name!r}") from None
 
 
 def spatial_dimensions(input_shape: tuple[int, ...], model: str) -> int:
@@ -117,9 +115,7 @@ def conv(dimensions: int, channels_in: int, channels_out: int, kernel: int, **op
     return (nn.Conv2d if dimensions == 2 else nn.Conv1d)(channels_in, channels_out, kernel, **options)
 
 
-def conv_block(
-    dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str
-) -> nn.Sequential:
+def conv_block(dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str) -> nn.Sequential:
     """Build convolution of width three, norm, activation; there is a bias only where no norm follows."""
     block = nn.Sequential()
     block.add_module("conv", conv(dimensions, channels_in, channels_out, 3, padding=1, bias=norm == "none"))

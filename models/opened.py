@@ -100,9 +100,7 @@ class Run:
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.
         """
         splits = self.data(data)
-        return Objective(
-            self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options}
-        )
+        return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
 
     def _network(self) -> nn.Module:
         if self.config is None:
@@ -122,9 +120,7 @@ def open_run(folder: str | Path) -> Run:
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        raise MissingError(
-            f"there is no run in {folder} (no run.json); give a folder made by train or import"
-        )
+        raise MissingError(f"there is no run in {folder} (no run.json); give a folder made by train or import")
     about = Store(folder, create=False).load_json("run")
     if about.get("schema_version", 0) > SCHEMA_VERSION:
         raise NewerSchemaError(f"{folder} was made by a newer version of landscape-lab; install that one")

@@ -70,17 +70,13 @@ def sgd(parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum
 
 
 @OPTIMIZERS.register("momentum")
-def heavy_ball(
-    parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9
-) -> Optimizer:
+def heavy_ball(parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9) -> Optimizer:
     """SGD with momentum (Polyak 1964), in torch's form."""
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("nesterov")
-def nesterov(
-    parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9
-) -> Optimizer:
+def nesterov(parameters: Any, lr: float = 0.1, weight_decay: float = 0.0, *, momentum: float = 0.9) -> Optimizer:
     """SGD with Nesterov's momentum, in torch's form."""
     return optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=True)
 
@@ -98,49 +94,37 @@ def adadelta(parameters: Any, lr: float = 1.0, weight_decay: float = 0.0) -> Opt
 
 
 @OPTIMIZERS.register("rmsprop")
-def rmsprop(
-    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, momentum: float = 0.0
-) -> Optimizer:
+def rmsprop(parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, momentum: float = 0.0) -> Optimizer:
     """Step over the root mean square of recent gradients (Tieleman & Hinton 2012)."""
     return optim.RMSprop(parameters, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adam")
-def adam(
-    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
-) -> Optimizer:
+def adam(parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
     """Adam (Kingma & Ba 2015); weight decay enters through the gradient."""
     return optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("adamw")
-def adamw(
-    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
-) -> Optimizer:
+def adamw(parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
     """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019)."""
     return optim.AdamW(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("nadam")
-def nadam(
-    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
-) -> Optimizer:
+def nadam(parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
     """Adam with Nesterov's momentum (Dozat 2016), in torch's form with its momentum schedule."""
     return optim.NAdam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("radam")
-def radam(
-    parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)
-) -> Optimizer:
+def radam(parameters: Any, lr: float = 0.001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.999)) -> Optimizer:
     """Adam with its early variance rectified (Liu et al. 2020)."""
     return optim.RAdam(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
 
 @OPTIMIZERS.register("lion")
-def lion(
-    parameters: Any, lr: float = 0.0001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.99)
-) -> Optimizer:
+def lion(parameters: Any, lr: float = 0.0001, weight_decay: float = 0.0, *, betas: Betas = (0.9, 0.99)) -> Optimizer:
     """Lion (Chen et al. 2023): the sign of a momentum."""
     return Lion(parameters, lr=lr, betas=betas, weight_decay=weight_decay)
 
@@ -150,9 +134,7 @@ def default_lr(name: str) -> float:
     return inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
 
 
-def build_optimizer(
-    name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any
-) -> Optimizer:
+def build_optimizer(name: str, parameters: Any, lr: float, weight_decay: float = 0.0, **options: Any) -> Optimizer:
     """Build an optimizer.
 
     Args:

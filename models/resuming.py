@@ -21,9 +21,7 @@ class SafetensorsCheckpoints(CheckpointIO):
         tensors, state = encode_state(checkpoint)
         save_weights(path, tensors, {"state": state})
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint, onto the CPU.
 
         Raises:
@@ -95,9 +93,7 @@ class Interruption(pl.Callback):
 
     cause: KeyboardInterrupt | None = None
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Remember."""
         if isinstance(exception, KeyboardInterrupt):
             self.cause = exception

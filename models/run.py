@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -77,9 +78,7 @@ def _finished(store: Store, config: RunConfig) -> bool:
     old, new = about["config"], config.to_dict()
     if old != new:
         changes = [f"{name} is {old.get(name)!r} there, {value!r} here" for name, value in new.items()]
-        listed = "; ".join(
-            c for c, (name, value) in zip(changes, new.items(), strict=True) if old.get(name) != value
-        )
+        listed = "; ".join(c for c, (name, value) in zip(changes, new.items(), strict=True) if old.get(name) != value)
         raise ValueError(f"{store.path} holds another run ({listed}); choose another folder")
     return store.has("training") and bool(store.read("training").attrs["finished"])
 
@@ -98,9 +97,7 @@ class _Training:
         seed = derived_seed(config.seed, "weights")
         initialize(self.network, config.init, torch.Generator().manual_seed(seed))
         _refuse_lonely_example(config, self.data)
-        self.loader = TensorLoader(
-            self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed
-        )
+        self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
         self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
         self._announce()
 
@@ -238,8 +235,12 @@ def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     torch.set_num_threads(threads)
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            # Lightning asks torch for the type of a tree's leaf in a way that torch will drop
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
+            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
             yield
     finally:
         torch.set_num_threads(before)

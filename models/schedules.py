@@ -55,9 +55,7 @@ def make_schedule(name: str, total: int, warmup: int = 0) -> Callable[[int], flo
     """
     decay = SCHEDULES[name]
     if warmup < 0 or warmup >= max(total, 1):
-        raise ValueError(
-            f"warmup must be at least 0 and less than the {total} steps of the training, got {warmup}"
-        )
+        raise ValueError(f"warmup must be at least 0 and less than the {total} steps of the training, got {warmup}")
 
     def factor(step: int) -> float:
         return (step + 1) / warmup if step < warmup else decay(step - warmup, max(total - warmup, 1), warmup)

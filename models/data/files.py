@@ -80,9 +80,7 @@ def npz_file(location: str) -> Pool:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {
-                key: archive[key]
-                for key in ("x", "y", "x_train", "y_train", "x_test", "y_test")
-                if key in archive
+                key: archive[key] for key in ("x", "y", "x_train", "y_train", "x_test", "y_test") if key in archive
             }
             keys = ", ".join(archive.files)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
@@ -90,12 +88,8 @@ def npz_file(location: str) -> Pool:
     for names in (("x_train", "y_train", "x_test", "y_test"), ("x", "y")):
         if set(names) <= set(arrays):
             parts = [arrays[name] for name in names]
-            return Pool(
-                *(_inputs(part, path) if index % 2 == 0 else part for index, part in enumerate(parts))
-            )
-    raise ValueError(
-        f"{path} needs the arrays x, y or x_train, y_train, x_test, y_test; it has: {keys or 'none'}"
-    )
+            return Pool(*(_inputs(part, path) if index % 2 == 0 else part for index, part in enumerate(parts)))
+    raise ValueError(f"{path} needs the arrays x, y or x_train, y_train, x_test, y_test; it has: {keys or 'none'}")
 
 
 def _inputs(array: np.ndarray, path: Path) -> np.ndarray:
@@ -104,9 +98,7 @@ def _inputs(array: np.ndarray, path: Path) -> np.ndarray:
             f"{path}: inputs need numbers of shape (N, L), (N, C, L) or (N, C, H, W), got {array.dtype} {array.shape}"
         )
     if array.ndim == 4 and array.shape[3] in (1, 3) and array.shape[1] > 4:
-        raise ValueError(
-            f"{path}: images need the axes (N, C, H, W), got {array.shape}; transpose(0, 3, 1, 2) them"
-        )
+        raise ValueError(f"{path}: images need the axes (N, C, H, W), got {array.shape}; transpose(0, 3, 1, 2) them")
     scaled = array / np.float32(255) if array.dtype == np.uint8 else array
     return scaled[:, None] if array.ndim == 2 else scaled
 

@@ -22,7 +22,10 @@ class TensorLoader:
         batch_size: Examples in a batch.
         epoch: The epoch whose order comes next; Lightning sets it through `sampler.set_epoch`.
         sampler: The loader itself.
+        batch_sampler: None, as in a DataLoader that cuts its own batches.
     """
+
+    batch_sampler = None
 
     def __init__(self, examples: Examples, batch_size: int, *, shuffle: bool = False, seed: int = 0) -> None:
         if batch_size < 1:

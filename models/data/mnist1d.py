@@ -48,9 +48,7 @@ def mnist1d() -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.RandomState(SEED)
     glyphs = (GLYPHS - GLYPHS.mean(1, keepdims=True)) / GLYPHS.std(1, keepdims=True)
-    glyphs = (
-        glyphs - glyphs[:, :1]
-    ) / 6 + 1e-8  # no place of a glyph is exactly zero: zero marks the padding
+    glyphs = (glyphs - glyphs[:, :1]) / 6 + 1e-8  # no place of a glyph is exactly zero: zero marks the padding
     labels = np.repeat(np.arange(10), NUM_EXAMPLES // 10)
     signals = np.stack([_draw(glyphs[label], rng) for label in labels])
     order = rng.permutation(NUM_EXAMPLES)

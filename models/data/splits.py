@@ -108,9 +108,7 @@ def split(
     )
 
 
-def add_label_noise(
-    targets: np.ndarray, fraction: float, num_classes: int, rng: np.random.Generator
-) -> np.ndarray:
+def add_label_noise(targets: np.ndarray, fraction: float, num_classes: int, rng: np.random.Generator) -> np.ndarray:
     """Replace labels by uniformly random *incorrect* ones.
 
     Exactly `round(fraction * N)` examples, drawn without replacement, each get one of the `num_classes - 1`
@@ -165,9 +163,7 @@ def _check(inputs: np.ndarray, targets: np.ndarray, part: str) -> tuple[np.ndarr
     """Return inputs and int64 targets of one pool after making sure that they can be learned from."""
     inputs, targets = np.asarray(inputs), np.asarray(targets)
     if len(inputs) == 0 or inputs[0].size == 0:
-        raise ValueError(
-            f"the {part} data is empty (inputs of shape {inputs.shape}); nothing can be learned from it"
-        )
+        raise ValueError(f"the {part} data is empty (inputs of shape {inputs.shape}); nothing can be learned from it")
     if targets.ndim != 1 or len(targets) != len(inputs):
         raise ValueError(
             f"the {part} data has {len(inputs)} inputs but labels of shape {targets.shape}; expected one each"
@@ -175,15 +171,9 @@ def _check(inputs: np.ndarray, targets: np.ndarray, part: str) -> tuple[np.ndarr
     bad = ~np.isfinite(inputs)
     if bad.any():
         where = tuple(int(index) for index in np.argwhere(bad)[0])
-        raise ValueError(
-            f"the {part} inputs hold {bad.sum()} NaN or infinite values, the first at index {where}"
-        )
-    if targets.dtype.kind not in "iub" and not (
-        targets.dtype.kind == "f" and np.equal(np.mod(targets, 1), 0).all()
-    ):
-        raise ValueError(
-            f"the {part} labels must be whole numbers 0, 1, 2, ..., got values of type {targets.dtype}"
-        )
+        raise ValueError(f"the {part} inputs hold {bad.sum()} NaN or infinite values, the first at index {where}")
+    if targets.dtype.kind not in "iub" and not (targets.dtype.kind == "f" and np.equal(np.mod(targets, 1), 0).all()):
+        raise ValueError(f"the {part} labels must be whole numbers 0, 1, 2, ..., got values of type {targets.dtype}")
     targets = targets.astype(np.int64)
     if targets.min() < 0:
         raise ValueError(f"the {part} labels must be 0, 1, 2, ..., got {targets.min()}")
@@ -194,9 +184,7 @@ def _count_classes(targets: np.ndarray, test: tuple[np.ndarray, np.ndarray] | No
     """Return the number of classes, one more than the largest label of the whole training pool."""
     highest = int(targets.max())
     if highest >= len(targets):
-        raise ValueError(
-            f"the labels go to {highest} but there are only {len(targets)} examples; number them from 0"
-        )
+        raise ValueError(f"the labels go to {highest} but there are only {len(targets)} examples; number them from 0")
     if test is not None and test[1].max() > highest:
         raise ValueError(f"the test labels go to {test[1].max()}, the training labels only to {highest}")
     return highest + 1

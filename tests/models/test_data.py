@@ -14,9 +14,7 @@ from models.data import DATASETS, Examples, TensorLoader, load_data
 from models.data.mnist1d import mnist1d
 from models.data.splits import Pool, add_label_noise, split, statistics
 
-DEFAULTS = dict(
-    train_size=None, test_size=None, val_fraction=0.0, label_noise=0.0, standardize="none", seed=0
-)
+DEFAULTS = dict(train_size=None, test_size=None, val_fraction=0.0, label_noise=0.0, standardize="none", seed=0)
 
 
 def pool(count: int = 50, classes: int = 5) -> Pool:
@@ -102,9 +100,7 @@ def test_embedded_data_by_seed(name):
     assert first.digest == again.digest != other.digest
     assert first.num_classes == 10
     assert first.train.inputs.dtype == torch.float32 and first.train.targets.dtype == torch.int64
-    assert np.array_equal(numpy_state, np.random.get_state()[1]) and torch.equal(
-        torch_state, torch.get_rng_state()
-    )
+    assert np.array_equal(numpy_state, np.random.get_state()[1]) and torch.equal(torch_state, torch.get_rng_state())
 
 
 def test_embedded_sizes():
@@ -186,9 +182,7 @@ def test_npz_forms(tmp_path):
     assert images.input_shape == (3, 8, 8) and images.train.inputs.max() == 1
     signals = load_data(archive(tmp_path, x=np.ones((40, 12)), y=y.astype(float)))
     assert signals.input_shape == (1, 12) and signals.train.targets.dtype == torch.int64
-    parted = archive(
-        tmp_path, x_train=np.ones((40, 2, 9)), y_train=y, x_test=np.ones((8, 2, 9)), y_test=y[:8]
-    )
+    parted = archive(tmp_path, x_train=np.ones((40, 2, 9)), y_train=y, x_test=np.ones((8, 2, 9)), y_test=y[:8])
     assert len(load_data(parted, val_fraction=0).test.targets) == 8
 
 
