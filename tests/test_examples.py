@@ -234,7 +234,7 @@ def test_take_is_a_fixed_subset_in_order():
     subset, again, other = examples.take(9), examples.take(9), examples.take(9, seed=1)
     assert (len(subset), subset.digest()) == (9, again.digest())
     assert subset.digest() != other.digest()
-    places = [int((X == row).all(dim=1).nonzero()) for row in pairs(subset)[0]]
+    places = [int((row == X).all(dim=1).nonzero()) for row in pairs(subset)[0]]
     assert places == sorted(set(places))
 
 
