@@ -59,7 +59,11 @@ def ask(
     )
     with store.lock(), store.journal(name) as journal, opened as engine:
         _agree_on_recipe(journal, objective)
-        answer = answered(probe, objective, Work(engine, journal, progress))
+        try:
+            answer = answered(probe, objective, Work(engine, journal, progress))
+        except Exception:
+            _discard_if_empty(journal)
+            raise
         store.write(name, answer)
         journal.discard()
     return store.read(name)
@@ -82,8 +86,7 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
         probe_class=f"{type(probe).__module__}:{type(probe).__qualname__}",
         probe_fields=json.dumps(probe_fields(probe), sort_keys=True),
         **{key: _attribute(value) for key, value in identity.items()},
-        **provenance(),
-        device=_name_of(objective.device),
+        **provenance(objective.device),
         wall_seconds=time.monotonic() - started,
         data_passes=objective.num_passes - passes + work.remote_passes,
     )
@@ -122,8 +125,10 @@ def _attribute(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _discard_if_empty(journal: Journal) -> None:
+    """Leave nothing behind where a question was refused before its first piece."""
+    if set(journal.records()) <= {"recipe"}:
+        journal.discard()
 
 
 def _agree_on_recipe(journal: Journal, objective: Objective) -> None:

@@ -273,6 +273,10 @@ def odd_attribute(file: h5py.File, secret: Path) -> None:
     file["loss"].attrs["planted"] = ["one", "two"]
 
 
+def odd_root_attribute(file: h5py.File, secret: Path) -> None:
+    file.attrs["planted"] = np.zeros(2, "S10")
+
+
 def crowd(file: h5py.File, secret: Path) -> None:
     for number in range(600):
         file[f"planted{number}"] = file["loss"]
@@ -299,6 +303,7 @@ def crowd(file: h5py.File, secret: Path) -> None:
         (odd_name, "has a name that is not made of letters"),
         (parent_name, "has a name that is not made of letters"),
         (odd_attribute, "is not a string, a number or an array of numbers"),
+        (odd_root_attribute, "is not a string, a number or an array of numbers"),
         (crowd, "claims more than the file can hold"),
     ],
 )

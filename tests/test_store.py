@@ -296,10 +296,22 @@ def test_what_a_killed_writer_left_is_removed_and_never_taken_for_an_answer(stor
     assert sorted(os.listdir(store.path)) == [".lock", "surface.h5"]
 
 
+def test_a_partial_file_of_the_same_name_is_not_touched(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.store.disk.secrets.token_hex", lambda size: "0123abcd")
+    with store.lock():
+        (store.path / ".slice.h5.0123abcd.landscape-partial").write_text("of another writer")
+        with pytest.raises(UnwritableError, match="File exists"):
+            store.write("slice", OLD)
+        assert (store.path / ".slice.h5.0123abcd.landscape-partial").read_text() == "of another writer"
+
+
 def test_the_lock_may_be_nested_within_a_process(store: Store) -> None:
     other = Store(store.path / ".." / "run")
-    with store.lock(), other.lock():
+    partial = store.path / ".slice.h5.0123abcd.landscape-partial"
+    with store.lock():
+        partial.touch()
         other.write("slice", OLD)
+        assert partial.exists()
     assert store.has("slice")
 
 

@@ -97,15 +97,15 @@ def write_whole(disk: Disk, path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with explained(path):
-        try:
-            with opened(disk, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+        with opened(disk, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as descriptor:
+            try:
                 disk.write(descriptor, data)
                 disk.fsync(descriptor)
-            disk.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                disk.unlink(temporary)
-            raise
+                disk.replace(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    disk.unlink(temporary)
+                raise
         sync_folder(disk, path.parent)
 
 

@@ -167,7 +167,7 @@ def _checked_body(data: bytes, start: int) -> tuple[bytes, memoryview] | None:
     header_length, payload_length = _LENGTHS.unpack_from(data, after_magic)
     (checksum,) = _CHECKSUM.unpack_from(data, after_magic + _LENGTHS.size)
     end = middle + header_length + payload_length
-    if not header_length or end > len(data):
+    if end > len(data):
         return None
     view = memoryview(data)
     lengths = view[after_magic : after_magic + _LENGTHS.size]

@@ -17,13 +17,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.store.errors import DamagedFileError, NewerSchemaError, StoreError, UnsafeFileError
-from landscape.store.structure import (
-    NAME,
-    NETCDF_ATTRIBUTES,
-    check_attributes,
-    check_structure,
-    is_plain,
-)
+from landscape.store.structure import NAME, NETCDF_ATTRIBUTES, check_attributes, check_structure, is_plain
 
 SCHEMA_VERSION = 1
 

@@ -1,0 +1,568 @@
+"""The command line: parses, builds, calls, stores, prints. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from textwrap import indent
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from landscape.fields import Field, fields_of, is_text, parse, type_name
+from landscape.tables import (
+    clean,
+    comparison_table,
+    contents,
+    describe,
+    jsonable,
+    nonfinite,
+    number,
+    summary,
+    table,
+    unfinished,
+)
+
+if TYPE_CHECKING:
+    from landscape import Objective, Store
+    from landscape.doctor import Finding
+    from models.opened import Run
+
+# Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
+DONE, BAD_INPUT, DAMAGED, FAILED_POINTS = 0, 3, 4, 5
+RUN = click.Path(path_type=Path)
+DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
+
+
+# --- errors, signals, progress -----------------------------------------------------------------------------
+
+
+class Failure(click.ClickException):
+    """An error a user can act on: one clear line, and an exit code that says which kind it is."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(clean(" ".join(message.split()), limit=2000))
+        self.exit_code = exit_code
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked us to stop."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+
+@contextmanager
+def stopping() -> Iterator[list[int]]:
+    """Turn the first SIGINT or SIGTERM into `Stopped`; a second one ends the process at once."""
+    received: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        for each in handlers:
+            signal.signal(each, signal.SIG_DFL)
+        raise Stopped(signum)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM) if is_main}
+    for signum in handlers:
+        signal.signal(signum, stop)
+    try:
+        yield received
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Give an error of the library its exit code; those of the store carry their own."""
+    hint = " (--debug shows where)" if isinstance(error, TypeError) else ""
+    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", BAD_INPUT))
+
+
+class Landscape(click.Group):
+    """The program: every mistake of a user becomes one line, every stop says how to go on."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Let --debug stand anywhere, for who adds it to a command that failed."""
+        others = [argument for argument in args if argument != "--debug"]
+        return super().parse_args(ctx, others if len(others) == len(args) else ["--debug", *others])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command and translate what it raises."""
+        with stopping() as received:
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit):
+                raise
+            # Lightning turns an interrupt into SystemExit(1), so the signal and not the exception decides.
+            except BaseException as error:
+                if received:
+                    raise Failure(_how_to_go_on(received[0]), 128 + received[0]) from error
+                known = (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError)
+                if ctx.params["debug"] or not isinstance(error, known):
+                    raise
+                raise failure_of(error) from error
+
+
+def _how_to_go_on(signum: int) -> str:
+    command = shlex.join(["landscape", *sys.argv[1:]])
+    return f"stopped by {signal.Signals(signum).name}; what is finished is saved. To go on: {command}"
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Yield what draws a bar a stage, with the time left; None where no terminal is watching."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bars: dict[str, Any] = {}
+    reached: dict[str, int] = {}
+    with ExitStack() as stack:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
+                # What was saved earlier took no time now, so it would spoil the estimate of what is left.
+                saved = f", {done} saved before" if done else ""
+                bar = click.progressbar(
+                    length=total - done,
+                    label=f"{label}: {stage}{saved}",
+                    file=sys.stderr,
+                    show_pos=True,
+                    update_min_steps=max(1, total // 500),
+                )
+                bars[stage], reached[stage] = stack.enter_context(bar), done
+            bars[stage].update(done - reached[stage])
+            reached[stage] = done
+
+        yield advance
+
+
+# --- dataclass fields become options -----------------------------------------------------------------------
+
+
+class Value(click.ParamType):
+    """An option's value, of whatever type the dataclass field has."""
+
+    def __init__(self, annotation: Any):
+        self.annotation, self.name = annotation, type_name(annotation)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read what was typed."""
+        try:
+            return parse(value, self.annotation) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class GroupedOption(click.Option):
+    """An option that knows under which heading the help lists it."""
+
+    def __init__(self, *args: Any, group: str, **settings: Any):
+        super().__init__(*args, **settings)
+        self.group = group
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its options under headings, in their order."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section a heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                sections.setdefault(getattr(param, "group", "Options"), []).append(record)
+        sections["Options"] = sections.pop("Options")
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+class ConfigCommand(GroupedCommand):
+    """`train`: its options are the fields of RunConfig, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The options of a run's configuration, then those declared here."""
+        from models.config import RunConfig
+
+        return [*options_of(RunConfig, "Configuration"), *super().get_params(ctx)]
+
+
+def options_of(cls: type, group: str) -> list[click.Parameter]:
+    """Make one option of each field of a dataclass that text can fill in."""
+    return [_option(field, field.group or group) for field in fields_of(cls) if is_text(field.annotation)]
+
+
+def _option(field: Field, group: str) -> click.Option:
+    flag = "--" + field.name.replace("_", "-")
+    is_flag = field.annotation is bool
+    names = [f"{flag}/--no-{flag[2:]}" if is_flag else flag, field.name]
+    settings: dict[str, Any] = {"required": True} if field.required else {"default": field.default}
+    kind = None if is_flag else Value(field.annotation)
+    return GroupedOption(names, group=group, type=kind, help=field.help, **settings)
+
+
+def load(target: str) -> Any:
+    """Import what `package.module:name` names.
+
+    The folder at hand is searched last, so that a file there cannot stand in for one of our own modules.
+    """
+    module, _, name = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    found = import_module(module)
+    if not hasattr(found, name):
+        near = get_close_matches(name, dir(found), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"module {module!r} ({found.__file__}) has nothing called {name!r}{hint}")
+    return getattr(found, name)
+
+
+# --- the program -------------------------------------------------------------------------------------------
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+run_argument = click.argument("run", type=RUN)
+runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
+
+
+@click.group(
+    cls=Landscape,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
+@click.version_option(package_name="landscape-lab", prog_name="landscape")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Loss landscapes, curvature and training dynamics of neural networks.
+
+    A RUN is a folder under results/. Interrupt any command at any moment: the same command goes on where it
+    stopped, and what is finished is never computed twice.
+    """
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--out", type=RUN, required=True, help="Folder of the run, for example results/r0.")
+@json_option
+def train(out: Path, as_json: bool, **factors: Any) -> None:
+    """Train a network and leave everything it did in a folder."""
+    from models.config import RunConfig
+    from models.run import train
+
+    with progress_bar(out.name) as progress:
+        found = train(RunConfig(**factors), out, progress=progress)
+    lines = [clean(out), *(f"  {name}: {number(value)}" for name, value in found.items())]
+    say({"run": str(out), **found}, "\n".join(lines), as_json)
+
+
+class ProbeGroup(click.Group):
+    """`probe NAME RUN...`: a built-in probe, or `package.module:Class` of a user."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The built-in probes."""
+        from landscape.probes import BUILT_IN
+
+        return sorted(BUILT_IN)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """Build the command of a probe from its fields."""
+        known = self.list_commands(ctx)
+        if name not in known and ":" not in name:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            raise Failure(
+                f"unknown probe {name!r}{hint} choose {', '.join(known)} or write package.module:Class",
+                BAD_INPUT,
+            )
+        return probe_command(name)
+
+
+@cli.group(cls=ProbeGroup, subcommand_metavar="NAME|PACKAGE.MODULE:CLASS [OPTIONS] RUN...")
+def probe() -> None:
+    """Ask one question of a trained network."""
+
+
+def probe_command(name: str) -> click.Command:
+    """Make the command of one probe: its fields, then how the objective is evaluated."""
+    from landscape.probes import BUILT_IN
+
+    cls = load(BUILT_IN.get(name, name))
+    own = options_of(cls, "The question")
+    taken = {option.name for option in own}
+    for option in own:
+        if option.name == "directions":
+            option.help = f"{option.help} Here also pca, of the run's trajectory, or to:RUN, toward another run."
+
+    def ask_runs(runs: tuple[Path, ...], executor: str, as_json: bool, **values: Any) -> None:
+        configuration = {field: values.pop(field) for field in taken}
+        ask_all(cls, configuration, runs, executor, as_json, **values)
+
+    help_text = (cls.__doc__ or "").strip().split("\n\n")[0]
+    common = [option for option in objective_options() if option.name not in taken]
+    argument = click.Argument(["runs"], nargs=-1, required=True, type=RUN)
+    return GroupedCommand(name, params=[argument, *own, *common], callback=ask_runs, help=help_text)
+
+
+def objective_options() -> list[click.Parameter]:
+    """The options every probe takes: what is measured on, and how."""
+    at_least_one = click.IntRange(min=1)
+    settings: dict[str, dict[str, Any]] = {
+        "--data": {"help": f"Other data than the run's own: {DATA}."},
+        "--parameters": {"default": "*", "help": "Which parameters vary: a name or a pattern."},
+        "--normalization": {
+            "type": click.Choice(["running", "batch", "recalibrated"]),
+            "default": "running",
+            "help": "What BatchNorm does.",
+        },
+        "--dtype": {"type": click.Choice(["float32", "float64"]), "help": "Precision; the model's own if left out."},
+        "--device": {"help": "cpu, cuda, cuda:1, ...; where the model is if left out."},
+        "--batch-size": {"type": at_least_one, "help": "Examples a batch; measured if left out."},
+        "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
+        "--executor": {
+            "default": "serial",
+            "metavar": "serial|processes|processes:N",
+            "help": "Where points are computed; the answer is the same.",
+        },
+        "--json": {"is_flag": True, "help": "Print JSON instead of text."},
+    }
+    return [
+        GroupedOption([flag, "as_json"] if flag == "--json" else [flag], group="How it is measured", **options)
+        for flag, options in settings.items()
+    ]
+
+
+def ask_all(
+    cls: type, values: dict[str, Any], runs: tuple[Path, ...], executor: str, as_json: bool, **options: Any
+) -> None:
+    """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
+    from landscape.measure import answer_name, ask
+    from models.opened import open_run
+
+    asked = []
+    for run in map(open_run, runs):
+        objective = objective_of(run, **options)
+        asked.append((cls(**with_directions(values, run, objective)), objective, run.store))
+    bad = 0
+    for probe, objective, store in asked:
+        with progress_bar(store.path.name) as progress:
+            answer = ask(probe, objective, store, executor=executor, progress=progress)
+        bad += nonfinite(answer) + unfinished(answer)
+        path = store.path / f"{answer_name(probe, objective)}.h5"
+        say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
+    if bad:
+        raise click.exceptions.Exit(FAILED_POINTS)
+
+
+def objective_of(run: Run, **options: Any) -> Objective:
+    """Build the objective of a run from the command's options; what was left out keeps its default."""
+    import torch
+
+    if options.get("dtype"):
+        options["dtype"] = getattr(torch, options["dtype"])
+    return run.objective(**{name: value for name, value in options.items() if value is not None})
+
+
+def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> dict[str, Any]:
+    """Replace directions that only a run can tell: `pca` of its trajectory, `to:RUN` toward another one."""
+    import torch
+
+    from landscape import directions
+    from models.opened import open_run
+
+    word = values.get("directions")
+    if word == "pca":
+        snapshots = run.store.read("trajectory")
+        path = torch.from_numpy(snapshots["theta"].values)
+        return {**values, "directions": directions.pca(path, snapshots["step"].values.tolist(), objective.theta)}
+    if isinstance(word, str) and word.startswith("to:"):
+        other = objective.layout.current(open_run(Path(word.removeprefix("to:"))).model())
+        return {**values, "directions": directions.between(objective.theta, other.to(objective.theta))}
+    return values
+
+
+@cli.command("import")
+@click.argument("file", type=RUN)
+@click.option("--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network.")
+@click.option("--data", required=True, help=f"{DATA}.")
+@click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
+def import_(file: Path, model: str, data: str, out: Path) -> None:
+    """Bring in trained weights: .safetensors, .pt or a Lightning .ckpt. No code in the file is ever run."""
+    from models.opened import import_weights
+
+    run = import_weights(file, model, data, out)
+    click.echo(f"{run.folder}: weights of {file.name} fit {model}")
+
+
+@cli.command()
+@runs_argument
+@click.option("--format", "formats", default="pdf", help="pdf, png or svg; several by commas.")
+@click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
+def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
+    """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
+    from landscape import figures
+
+    for folder in runs:
+        store = open_store(folder)
+        for name in store.names():
+            for title, drawing in figures.draw(store.read(name), name).items():
+                path = folder / "figures" / f"{name}-{title}"
+                for written in figures.save(drawing, path, formats=formats.split(","), width=width):
+                    click.echo(written)
+
+
+@cli.command()
+@click.argument("folder", type=RUN)
+@click.option("--out", type=RUN, required=True, help="The page to write, for example report.html.")
+def report(folder: Path, out: Path) -> None:
+    """Write one self-contained page about every run in a folder."""
+    from landscape.figures.report import write_report
+
+    write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
+    click.echo(out)
+    damaged = [row["state"] for row in overviews(folder) if row["state"].startswith("damaged")]
+    if damaged:
+        raise Failure(f"the page leaves out what is {damaged[0]}", DAMAGED)
+
+
+@cli.command("list")
+@click.argument("folder", type=RUN, default=Path("results"))
+@json_option
+def list_(folder: Path, as_json: bool) -> None:
+    """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
+    rows = overviews(folder)
+    say(rows, table(rows) if rows else f"no runs in {folder}", as_json)
+
+
+@cli.command()
+@click.argument("things", nargs=-1, required=True, type=RUN, metavar="RUN|FILE...")
+@json_option
+def show(things: tuple[Path, ...], as_json: bool) -> None:
+    """Show a run or an answer: what is in it, its errors, and the command that made it."""
+    for path in things:
+        if path.is_dir():
+            show_run(path, as_json)
+            continue
+        answer = open_store(path.parent).read(path)
+        say(contents(answer, path), f"{clean(path)}\n{describe(answer)}\n", as_json)
+
+
+@cli.command()
+@run_argument
+@click.option("--examples", default=512, type=click.IntRange(min=1), help="Size of the batch.")
+@click.option("--k", default=3, type=click.IntRange(min=1), help="Eigenvalues to compare.")
+@click.option("--tol", default=1e-3, help="Allowed difference, relative to the largest eigenvalue.")
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_json: bool) -> None:
+    """Compute eigenvalues and trace here and with the package pyhessian, on the same batch."""
+    from torch.nn.functional import cross_entropy
+
+    from landscape.verify import verify
+    from models.opened import open_run
+
+    opened = open_run(run)
+    found = verify(opened.model(), opened.data().train, cross_entropy, examples=examples, k=k, tol=tol)
+    agree = all(comparison.agrees for comparison in found)
+    numbers = [{**asdict(c), "difference": c.difference, "agrees": c.agrees} for c in found]
+    verdict = "the two packages agree" if agree else "the two packages DISAGREE"
+    say({"comparisons": numbers, "agree": agree}, f"{comparison_table(numbers)}\nverdict: {verdict}", as_json)
+    ctx.exit(DONE if agree else FAILED_POINTS)
+
+
+@cli.command()
+@click.argument("run", type=RUN, required=False)
+@click.option("--model", metavar="PACKAGE.MODULE:FACTORY", help="A function that builds a network, instead of a RUN.")
+@click.option("--data", help=f"{DATA}, together with --model.")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, run: Path | None, model: str | None, data: str | None, as_json: bool) -> None:
+    """Look at this machine, and at a run or a model: can it be measured?"""
+    from landscape.doctor import PROBLEM, environment
+
+    findings = environment()
+    if run is not None or model is not None:
+        findings += examine_network(run, model, data)
+    rows = [asdict(finding) for finding in findings]
+    say(rows, table(rows), as_json)
+    ctx.exit(BAD_INPUT if any(row["status"] == PROBLEM for row in rows) else DONE)
+
+
+# --- what the commands share -------------------------------------------------------------------------------
+
+
+def open_store(folder: Path) -> Store:
+    """Open the folder of a run to read what is there."""
+    from landscape import Store
+
+    return Store(folder, create=False)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """List the folders at or below one that hold a run or answers, sorted by name."""
+    if not folder.is_dir():
+        raise Failure(
+            f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
+        )
+    return sorted({path.parent for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)})
+
+
+def overviews(folder: Path) -> list[dict[str, Any]]:
+    """Collect the row of every run in a folder."""
+    from landscape.overview import overview
+
+    return [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
+
+
+def say(value: Any, text: str, as_json: bool) -> None:
+    """Print text for a reader, or a value for a script."""
+    click.echo(json.dumps(jsonable(value), indent=1) if as_json else text)
+
+
+def show_run(folder: Path, as_json: bool) -> None:
+    """Print what a run's folder holds."""
+    from landscape.overview import overview
+
+    store = open_store(folder)
+    about = store.load_json("run") if (folder / "run.json").exists() else {}
+    row, answers = overview(store, str(folder)), store.names()
+    settings = {name: value for name, value in {**about, **about.get("config", {})}.items() if name != "config"}
+    lines = [
+        table([row]),
+        *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
+        *("answers:", *(f"  {clean(name)}" for name in answers)),
+    ]
+    say({**row, "about": about, "answers": answers}, "\n".join(lines), as_json)
+
+
+def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:
+    """Look at a run, or at a network that is not a run yet."""
+    from torch.nn.functional import cross_entropy
+
+    from landscape.doctor import examine
+    from models.data import load_data
+    from models.opened import make_network, open_run
+
+    if run is not None:
+        opened = open_run(run)
+        return examine(opened.model(), opened.data().train, cross_entropy)
+    if model is None or data is None:
+        raise click.UsageError("give a RUN, or both --model and --data")
+    return examine(make_network(model), load_data(data).train, cross_entropy)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli(prog_name="landscape")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The answers `training` and `trajectory`: put together from rows, and cut into rows again to go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from landscape.callbacks.rows import Rows
+from landscape.parameters import ParameterLayout
+
+_PER_STEP = ("loss", "learning_rate", "gradient_norm", "epoch_of_step")
+_PER_LAYER = ("layer_gradient_norm", "update_ratio", "parameter_norm")
+
+Columns = Mapping[str, np.ndarray]
+
+
+def training_of(rows: Rows, layers: list[str]) -> xr.Dataset:
+    """Put together what was recorded by step and by epoch.
+
+    Args:
+        rows: With the tables "step" (the variables by step and by layer) and "epoch" (any metrics).
+        layers: The names that the layer axis counts.
+
+    Returns:
+        Dims (step, layer, epoch); `step` counts optimizer updates from 1, `epoch` from 0.
+    """
+    steps, epochs = rows.table("step"), rows.table("epoch")
+    variables: dict[str, Any] = {name: ("step", steps.get(name, np.empty(0))) for name in _PER_STEP}
+    variables |= {name: (("step", "layer"), steps.get(name, np.empty((0, len(layers))))) for name in _PER_LAYER}
+    variables |= {name: ("epoch", values) for name, values in epochs.items() if name not in ("step", "epoch")}
+    answer = xr.Dataset(variables)
+    for name in answer.data_vars:
+        answer[name].attrs["units"] = "nats" if str(name).endswith("loss") else "1"
+    return answer.assign_coords(
+        step=("step", _whole(steps, "step"), {"units": "optimizer updates"}),
+        epoch=("epoch", _whole(epochs, "epoch")),
+        layer=("layer", layers),
+    )
+
+
+def trajectory_of(rows: Rows, layout: ParameterLayout) -> xr.Dataset:
+    """Put together the snapshots.
+
+    Returns:
+        `theta` (snapshot, parameter) in the order of the layout, which the attribute `layout` spells out in JSON;
+        coordinates `step` and `epoch` (whole epochs done) by snapshot.
+    """
+    snapshots = rows.table("snapshot")
+    shapes = {"names": layout.names, "shapes": [list(shape) for shape in layout.shapes]}
+    return xr.Dataset(
+        {"theta": (("snapshot", "parameter"), snapshots["theta"])},
+        {"step": ("snapshot", snapshots["step"]), "epoch": ("snapshot", snapshots["epoch"])},
+        {"layout": json.dumps(shapes)},
+    )
+
+
+def join_steps(answers: Mapping[int, xr.Dataset]) -> xr.Dataset:
+    """Put the answers of several steps together along a leading axis `step`."""
+    joined = xr.concat(
+        list(answers.values()),
+        xr.Variable("step", np.array(list(answers)), {"units": "optimizer updates"}),
+        data_vars="all",
+        coords="minimal",
+        compat="override",
+        join="outer",
+        combine_attrs="drop_conflicts",
+    )
+    return joined.transpose("step", ...)
+
+
+def restore_training(rows: Rows, sealed: xr.Dataset) -> None:
+    """Write a sealed `training` back into rows."""
+    rows.append("step", {str(n): v.values for n, v in sealed.variables.items() if v.dims[:1] == ("step",)})
+    epochs = {str(n): v.values for n, v in sealed.variables.items() if v.dims == ("epoch",)}
+    if len(epochs["epoch"]):
+        ends = [sealed["step"].values[sealed["epoch_of_step"].values <= e].max(initial=0) for e in epochs["epoch"]]
+        rows.append("epoch", {**epochs, "step": np.array(ends)})
+
+
+def restore_trajectory(rows: Rows, sealed: xr.Dataset) -> None:
+    """Write a sealed `trajectory` back into rows."""
+    rows.append("snapshot", {name: sealed[name].values for name in ("step", "epoch", "theta")})
+
+
+def _whole(columns: Columns, name: str) -> np.ndarray:
+    return columns.get(name, np.empty(0)).astype(np.int64)

@@ -1,0 +1,112 @@
+"""The life of a callback that records into a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytorch_lightning as pl
+import xarray as xr
+
+from landscape.callbacks.rows import Rows
+from landscape.store import Store
+
+_SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+
+
+class Recording(pl.Callback):
+    """The life of a callback that records into a run's folder: begin or go on, record, seal."""
+
+    def __init__(self, out: str | Path, name: str) -> None:
+        self.out = Path(out)
+        self._name = name
+        self._held = ExitStack()
+        self._begun = False
+
+    @property
+    def state_key(self) -> str:
+        """Tell several callbacks in one Trainer apart."""
+        return f"{type(self).__name__}:{self._name}"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot be recorded before any compute, and lock the folder.
+
+        Raises:
+            ValueError: If the folder holds a finished training that this one does not continue.
+        """
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        if type(trainer.strategy).__name__ in _SHARDED:
+            raise ValueError(
+                f"{type(self).__name__} needs whole parameters in each process, but "
+                f"{type(trainer.strategy).__name__} cuts them into pieces; leave it out or choose another strategy"
+            )
+        self._store = Store(self.out)
+        starts_anew = not trainer.ckpt_path and trainer.global_step == 0
+        if starts_anew and self._store.has(self._name) and self._store.read(self._name).attrs["finished"]:
+            raise ValueError(
+                f"{self.out} already holds a finished {self._name}.h5; choose another folder, remove the file, "
+                "or go on with trainer.fit(..., ckpt_path=...)"
+            )
+        self._held.enter_context(self._store.lock())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin, or go on where a checkpoint stands."""
+        if trainer.is_global_zero:
+            self._start(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the last step, while the model is still where it was trained."""
+        if self._begun:
+            self._last(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Record the last step and seal, also when there was nothing left to train."""
+        if trainer.is_global_zero:
+            self._start(trainer, pl_module)
+            self._last(trainer, pl_module)
+            self._seal(finished=True)
+            self._discard()
+            self._begun = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what there is; a training that goes on from a checkpoint adds to it."""
+        try:
+            if self._begun:
+                self._seal(finished=False)
+        finally:
+            self._begun = False
+            self._held.close()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the folder."""
+        self._held.close()
+
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._begun:
+            self._begin(trainer, pl_module)
+            self._begun = True
+
+    def _open(self, name: str, step: int, restore: Callable[[Rows, xr.Dataset], None]) -> Rows:
+        """Open the journal of an answer, rewound to a step; a sealed answer is continued."""
+        rows = Rows(self._store.journal(name))
+        if step == 0:
+            rows.discard()
+        elif rows.empty and self._store.has(name):
+            restore(rows, self._store.read(name))
+        if step:
+            rows.rewind(step)
+        return rows
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise NotImplementedError
+
+    def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise NotImplementedError
+
+    def _seal(self, finished: bool) -> None:
+        raise NotImplementedError
+
+    def _discard(self) -> None:
+        raise NotImplementedError

@@ -1,0 +1,32 @@
+"""Figures from stored answers alone: the only place that imports matplotlib and plotly.
+
+Every function takes an answer and returns a `matplotlib.figure.Figure` in paper style; none touches pyplot's state.
+"""
+
+from __future__ import annotations
+
+from landscape.figures.curves import by_step, generic, learning_curves
+from landscape.figures.drawing import draw, kind_of
+from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.interactive import interactive_surface
+from landscape.figures.slices import slice_band
+from landscape.figures.spectra import eigenvalues
+from landscape.figures.style import paper_style, save
+from landscape.figures.surfaces import contour, surface3d
+
+__all__ = [
+    "by_step",
+    "contour",
+    "draw",
+    "eigenvalues",
+    "generic",
+    "gradient_flow",
+    "interactive_surface",
+    "kind_of",
+    "learning_curves",
+    "paper_style",
+    "save",
+    "slice_band",
+    "surface3d",
+    "update_ratios",
+]

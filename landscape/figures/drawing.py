@@ -1,0 +1,114 @@
+"""Which figures an answer gets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from landscape.figures.curves import by_step, generic, learning_curves
+from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.slices import slice_band
+from landscape.figures.spectra import eigenvalues
+from landscape.figures.surfaces import contour, surface3d
+
+MOST_GENERIC = 12  # figures of one answer of somebody's own probe
+
+
+def draw(answer: xr.Dataset, name: str = "") -> dict[str, Figure]:
+    """Every figure of an answer, by figure name.
+
+    An answer is known by the probe it names and by the variables it has. One by somebody's own probe gets a plain
+    figure for each numeric variable with one dimension, and none if it has no such variable.
+
+    Args:
+        answer: A stored answer.
+        name: Its name in the store, such as "training" or "surface-1a2b3c4d5e6f".
+
+    Returns:
+        Figures by names that fit into file names, in the order to show them.
+    """
+    draw_known = _KNOWN.get(kind_of(answer, name))
+    return draw_known(answer) if draw_known else _generic(answer)
+
+
+def kind_of(answer: xr.Dataset, name: str = "") -> str:
+    """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
+    probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
+    words = {probe, name.split("-")[0].lower()}
+    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
+        return "by-step"
+    for kind, needed in _NEEDED.items():
+        if kind in words and all(
+            variable in answer and dims <= set(answer[variable].dims) for variable, dims in needed
+        ):
+            return kind
+    return "other"
+
+
+_NEEDED: dict[str, list[tuple[str, set[str]]]] = {
+    "slice": [("loss", {"alpha"})],
+    "surface": [("loss", {"alpha", "beta"})],
+    "spectrum": [("eigenvalue", {"end", "rank"})],
+    "training": [("loss", {"step"})],
+    "trajectory": [("theta", {"snapshot"})],
+}
+
+
+def _slice(answer: xr.Dataset) -> dict[str, Figure]:
+    figures = {"slice": slice_band(answer)}
+    if "accuracy" in answer:
+        figures["slice-accuracy"] = slice_band(answer, metric="accuracy")
+    return figures
+
+
+def _surface(answer: xr.Dataset) -> dict[str, Figure]:
+    if min(answer.sizes["alpha"], answer.sizes["beta"]) < 2:
+        return {}
+    seeds = range(answer.sizes.get("seed", 1))
+    names = ["contour" if len(seeds) == 1 else f"contour-seed{seed}" for seed in seeds]
+    return {name: contour(answer, seed=seed) for name, seed in zip(names, seeds, strict=True)} | {
+        "surface3d": surface3d(answer)
+    }
+
+
+def _training(answer: xr.Dataset) -> dict[str, Figure]:
+    figures = {"learning-curves": learning_curves(answer)}
+    if "layer_gradient_norm" in answer and answer.sizes.get("layer"):
+        figures["gradient-flow"] = gradient_flow(answer)
+    if "update_ratio" in answer and answer.sizes.get("layer"):
+        figures["update-ratios"] = update_ratios(answer)
+    return figures
+
+
+def _by_step(answer: xr.Dataset) -> dict[str, Figure]:
+    try:
+        return {"by-step": by_step(answer)}
+    except ValueError:  # nothing in it is a number by step
+        return {}
+
+
+def _generic(answer: xr.Dataset) -> dict[str, Figure]:
+    names = [
+        str(name)
+        for name, variable in answer.data_vars.items()
+        if variable.ndim == 1
+        and variable.dtype.kind in "fiu"
+        and variable.size > 1
+        and not str(name).endswith("_standard_error")
+        and np.isfinite(variable.values).any()
+    ]
+    return {re.sub(r"[^\w-]+", "-", name)[:60]: generic(answer, name) for name in names[:MOST_GENERIC]}
+
+
+_KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
+    "slice": _slice,
+    "surface": _surface,
+    "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "training": _training,
+    "trajectory": lambda answer: {},
+    "by-step": _by_step,
+}

@@ -1,0 +1,75 @@
+"""How answers are called on paper: directions, units, seeds."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from landscape.figures.style import plain
+
+_DIRECTIONS = {
+    "filter": "filter-normalized direction",
+    "layer": "layer-normalized direction",
+    "weight": "weight-normalized direction",
+    "gaussian": "Gaussian direction",
+}
+SYMBOLS = {"alpha": "α", "beta": "β"}
+_METRICS = {"loss": "Loss", "accuracy": "Accuracy", "error": "Error"}
+
+
+def quantity(answer: xr.Dataset, metric: str) -> str:
+    """The label of a metric's axis, with the unit if one is stored: "Loss (nats)"."""
+    words = _METRICS.get(metric, plain(metric.replace("_", " "), 40))
+    units = answer[metric].attrs.get("units") if metric in answer else None
+    return f"{words} ({plain(units, 20)})" if units and units != "1" else words
+
+
+def direction_label(answer: xr.Dataset, axis: str) -> str:
+    """The label of a slice's axis: the coordinate and what it runs along."""
+    kind = str(answer.attrs.get("directions", "direction"))
+    if kind in _DIRECTIONS:
+        words = _DIRECTIONS[kind] + ("" if "beta" not in answer.dims else " 1" if axis == "alpha" else " 2")
+    else:
+        words = plain(answer[axis].attrs.get("long_name", kind), 44)
+    return f"{SYMBOLS[axis]}, {words}"
+
+
+def unit_note(answer: xr.Dataset) -> str:
+    """How long one unit of each axis is, against the norm of the model's filters; "" if that is not stored."""
+    names = {"α": "step_ratio_alpha", "β": "step_ratio_beta"} if "beta" in answer.dims else {"α": "step_ratio"}
+    ratios = {symbol: float(answer[name].median()) for symbol, name in names.items() if name in answer}
+    if not ratios or not all(np.isfinite(list(ratios.values()))):
+        return ""
+    lengths = [f"{symbol} = 1: {100 * ratio:.3g}%" for symbol, ratio in ratios.items()]
+    return f"{', '.join(lengths)} of the norm of the filters"
+
+
+def share_note(answer: xr.Dataset) -> str:
+    """How much of the trajectory's variance the plane holds, beside what a random walk would give."""
+    if "explained_share" not in answer:
+        return ""
+    share = float(answer["explained_share"].values[:2].sum())
+    null = float(answer["random_walk_share"].values[:2].sum()) if "random_walk_share" in answer else None
+    return f"the plane holds {share:.0%} of the variance" + (f" (random walk: {null:.0%})" if null else "")
+
+
+def at_seed(answer: xr.Dataset, seed: int) -> xr.Dataset:
+    """One direction seed of an answer, by its position; the answer itself where it has only one.
+
+    Raises:
+        IndexError: If there is no such seed.
+    """
+    if "seed" not in answer.dims:
+        return answer
+    seeds = answer.sizes["seed"]
+    if not 0 <= seed < seeds:
+        raise IndexError(f"expected a position among the {seeds} direction seeds of the answer; got {seed}")
+    return answer.isel(seed=seed)
+
+
+def seed_note(answer: xr.Dataset, seed: int) -> str:
+    """Which of several direction seeds is drawn."""
+    if answer.sizes.get("seed", 1) == 1:
+        return ""
+    value = answer["seed"].values[seed] if "seed" in answer.coords else seed
+    return f"direction seed {value}, one of {answer.sizes['seed']}"

@@ -1,0 +1,221 @@
+"""One self-contained page about a folder of runs: numbers, configurations, and every figure with its origin."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from landscape.figures.drawing import draw, kind_of
+from landscape.figures.interactive import interactive_surface
+from landscape.figures.style import plain, rendered
+from landscape.store import MissingError, Store, StoreError
+from landscape.store.disk import Disk, explained, write_whole
+from landscape.summary import Measure, summarize
+from landscape.width import RISE, Width
+
+SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Dynamics", "Other answers")
+_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"}
+_CAPTIONS = {
+    "learning-curves": "Loss and accuracy over training.",
+    "slice": "Loss along the slice.",
+    "slice-accuracy": "Accuracy along the slice.",
+    "contour": "Loss over the plane.",
+    "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
+    "eigenvalues": "Both ends of the spectrum of the Hessian.",
+    "gradient-flow": "Gradient norm of every layer.",
+    "update-ratios": "How far each step moves each layer, relative to its size.",
+    "by-step": "What the probe found while the model trained.",
+}
+_SCRIPT = """
+"use strict";
+const drawn = {displaylogo: false, responsive: true};
+const watch = new IntersectionObserver(entries => {
+  for (const {target, isIntersecting} of entries) {
+    if (isIntersecting) {
+      const figure = JSON.parse(document.getElementById(target.dataset.figure).textContent);
+      Plotly.newPlot(target, figure.data, figure.layout, drawn);
+    } else {
+      Plotly.purge(target);  // browsers keep only about sixteen WebGL canvases alive
+    }
+  }
+}, {rootMargin: "300px"});
+if (document.createElement("canvas").getContext("webgl")) {
+  document.documentElement.classList.add("live");
+  document.querySelectorAll(".interactive").forEach(element => watch.observe(element));
+}
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One figure of the page."""
+
+    caption: str
+    image: str  # a data URI
+    command: str
+    file: str
+    interactive: str = ""  # JSON of a plotly figure, in which plotly has written every < as \u003c
+
+
+@dataclass
+class RunPage:
+    """What the page says about one run."""
+
+    name: str
+    anchor: str
+    config: dict[str, str] = field(default_factory=dict)
+    summary: dict[str, Measure | Width] = field(default_factory=dict)
+    sections: dict[str, list[Shown]] = field(default_factory=dict)
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # file, reason
+    unfinished: list[str] = field(default_factory=list)
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path, command: str = "") -> Path:
+    """Write one HTML page about some runs, which needs nothing but itself: no network, no other file.
+
+    A file that is damaged or cannot be read is listed with the reason, and nothing of it is drawn.
+
+    Args:
+        runs: Folders of runs, each with sealed answers and perhaps a `run.json`.
+        out: The page to write; its folder is made if need be.
+        command: What to type to write the page again, shown on it.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If there are no runs.
+        MissingError: If a run's folder does not exist.
+        DiskFullError: If there is no space left; an older page stays.
+        UnwritableError: If the page cannot be written.
+    """
+    if not runs:
+        raise ValueError("expected at least one run to report on; got none")
+    folders = [Path(run) for run in runs]
+    home = Path(os.path.commonpath([folder.absolute().parent for folder in folders]))
+    pages = [
+        _read_run(folder, folder.absolute().relative_to(home).as_posix(), f"run-{number}")
+        for number, folder in enumerate(folders, start=1)
+    ]
+    out = Path(out)
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Disk(), out, _page(pages, home.name, command).encode())
+    return out
+
+
+def _read_run(folder: Path, name: str, anchor: str) -> RunPage:
+    store = Store(folder, create=False)
+    page = RunPage(plain(name), anchor)
+    try:
+        page.config = _flat(store.load_json("run").get("config") or store.load_json("run"))
+    except MissingError:
+        pass  # a folder of answers from somebody else's training
+    except StoreError as error:
+        page.damaged.append(("run.json", plain(error)))
+    answers = {}
+    for answer_name in store.names():
+        try:
+            answers[answer_name] = store.read(answer_name)
+        except StoreError as error:
+            page.damaged.append((f"{answer_name}.h5", plain(str(error).replace(f"{folder}/", ""))))
+    page.unfinished = sorted(plain(path.stem) for path in folder.glob("*.journal"))
+    page.summary = summarize(answers)
+    for answer_name, answer in answers.items():
+        try:
+            _add_figures(page, answer, answer_name)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            page.damaged.append((f"{answer_name}.h5", plain(f"cannot be drawn: {error!r}")))
+    return page
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested configuration as one level of texts."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{plain(key, 60)}.")
+        else:
+            flat[f"{prefix}{plain(key, 60)}"] = plain(value)
+    return flat
+
+
+def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
+    kind = kind_of(answer, name)
+    for title, figure in draw(answer, name).items():
+        section = "Learning curves" if title == "learning-curves" else _SECTION_OF.get(kind, "Other answers")
+        section = "Dynamics" if title in ("gradient-flow", "update-ratios") else section
+        shown = Shown(
+            caption=_caption(answer, title),
+            image=_image(figure, as_pixels=title == "surface3d"),
+            command=plain(answer.attrs.get("command", "not recorded"), 400),
+            file=f"{page.name}/{name}.h5",
+            interactive=interactive_surface(answer).to_json() if title == "surface3d" else "",
+        )
+        page.sections.setdefault(section, []).append(shown)
+
+
+def _caption(answer: xr.Dataset, title: str) -> str:
+    known = _CAPTIONS.get(title) or _CAPTIONS.get(title.split("-seed")[0])
+    if known and "directions" in answer.attrs:
+        return f"{known} Directions: {plain(answer.attrs['directions'], 60)}."
+    return known or f"{plain(title, 60)}, by {plain(answer.attrs.get('probe', 'a probe'), 60)}."
+
+
+def _image(figure: Figure, *, as_pixels: bool) -> str:
+    """A picture inside the page: drawn lines where they stay small, pixels for what has thousands of facets."""
+    suffix, kind = ("png", "png") if as_pixels else ("svg", "svg+xml")
+    data = rendered(figure, suffix, **({"dpi": 200} if as_pixels else {}))
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def _page(pages: list[RunPage], title: str, command: str) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs(), _SCRIPT] if any(page.sections.get("Surfaces") for page in pages) else []
+    hashes = " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    differing, shared = _split_config(pages)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("landscape.figures").joinpath("report.html").read_text("utf-8"))
+    return template.render(
+        title=plain(title),
+        command=command,
+        created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        pages=pages,
+        sections=SECTIONS,
+        columns=[name for name in _COLUMNS if any(name in page.summary for page in pages)],
+        explained=_COLUMNS,
+        differing=differing,
+        shared=shared,
+        scripts=scripts,
+        script_hashes=hashes or "'none'",
+    )
+
+
+_COLUMNS = {
+    "test error": "share of test examples that the checkpoint gets wrong",
+    "loss": "mean loss of the checkpoint over the training data",
+    "sharpness": "largest Hessian eigenvalue ± residual",
+    "most negative eigenvalue": "smallest Hessian eigenvalue found ± residual",
+    "width": f"filter-normalized width: length of the interval of α around 0 in which the loss rises by less than "
+    f"{RISE:.3g}, mean over directions ± standard error",
+}
+
+
+def _split_config(pages: list[RunPage]) -> tuple[list[str], dict[str, str]]:
+    """The fields in which runs differ, and those that all share with their value."""
+    names = list(dict.fromkeys(name for page in pages for name in page.config))
+    values = {name: {page.config.get(name, "–") for page in pages} for name in names}
+    differing = [name for name in names if len(values[name]) > 1]
+    return differing, {name: next(iter(values[name])) for name in names if len(values[name]) == 1}

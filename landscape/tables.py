@@ -1,0 +1,182 @@
+"""Answers as plain text: short tables for a terminal, and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: object, limit: int = 200) -> str:
+    """Strip what could steer a terminal from a name that came out of a file, and cut it at `limit`.
+
+    >>> clean("run" + chr(27) + "]0;owned" + chr(7))
+    'run]0;owned'
+    """
+    return _CONTROL.sub("", str(text))[:limit]
+
+
+def number(value: object) -> str:
+    """Write a value with four significant digits, or as it is where it is not a real number.
+
+    >>> number(0.123456), number(12), number(float("nan")), number(None)
+    ('0.1235', '12', 'nan', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else clean(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out rows in aligned columns, names to the left and numbers to the right, without empty columns."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    columns = [name for name in names if any(row.get(name) not in (None, "") for row in rows)]
+    cells = [columns, *([number(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    is_text = [any(isinstance(row.get(column), str) for row in rows) for column in columns]
+    return "\n".join(_line(line, widths, is_text) for line in cells)
+
+
+def scalars(answer: xr.Dataset) -> dict[str, Any]:
+    """The variables of an answer that hold a single value, as plain Python values."""
+    return {str(name): v.item() for name, v in answer.data_vars.items() if v.ndim == 0}
+
+
+def nonfinite(answer: xr.Dataset) -> int:
+    """Count the measured points of an answer whose loss is NaN or infinite.
+
+    Only losses count: a band or a further metric is derived from the same points.
+    """
+    loss = answer.get("loss")
+    if loss is None or loss.dtype.kind != "f":
+        return 0
+    values = loss.values if "done" not in answer else loss.values[answer["done"].values]
+    return int(sum(not math.isfinite(value) for value in values.ravel()))
+
+
+def unfinished(answer: xr.Dataset) -> int:
+    """Count the points of an answer that failed and were left out."""
+    return int((~answer["done"]).sum()) if "done" in answer else 0
+
+
+def summary(answer: xr.Dataset) -> str:
+    """Tell in a few lines what an answer found."""
+    lines = [f"{name}: {number(value)}" for name, value in scalars(answer).items()]
+    if "eigenvalue" in answer and "residual" in answer:
+        lines.insert(0, eigenvalue_table(answer))
+    else:
+        lines += [_range(name, v) for name, v in answer.data_vars.items() if _is_curve(str(name), v)]
+    if verdict := answer.attrs.get("verdict"):
+        lines.append(f"verdict: {clean(verdict)} ({clean(answer.attrs.get('verdict_reason', ''))})")
+    if bad := nonfinite(answer):
+        lines.append(f"non-finite: {bad} of {answer['loss'].size} points (kept as they are)")
+    return "\n".join(lines)
+
+
+def eigenvalue_table(answer: xr.Dataset) -> str:
+    """One line an eigenvalue: value, residual as its error bar, and whether it converged."""
+    pairs = answer[["eigenvalue", "residual", "converged"]].to_dataframe().reset_index()
+    return table(
+        [
+            {
+                **{str(dim): row[dim] for dim in answer["eigenvalue"].dims},
+                "eigenvalue": float(row["eigenvalue"]),
+                "± residual": float(row["residual"]),
+                "converged": "yes" if row["converged"] else "no",
+            }
+            for row in pairs.to_dict("records")
+        ]
+    )
+
+
+def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """One line a number from both packages, with both errors, then where the tolerances come from."""
+    rows = [
+        {
+            "": c["quantity"],
+            "landscape": c["ours"],
+            "± error": c["our_error"],
+            "pyhessian": c["theirs"],
+            "± error ": c["their_error"],
+            "difference": c["difference"],
+            "allowed": c["tolerance"],
+            "agree": "yes" if c["agrees"] else "NO",
+        }
+        for c in comparisons
+    ]
+    reasons = dict.fromkeys(f"allowed: {c['reason']}" for c in comparisons)
+    return "\n".join([table(rows), *reasons])
+
+
+def describe(answer: xr.Dataset) -> str:
+    """Print an answer whole: its dimensions, every variable, and how it was made."""
+    sizes = ", ".join(f"{clean(dim)} {size}" for dim, size in answer.sizes.items())
+    variables = [
+        {
+            "variable": clean(name),
+            "dims": "(" + ", ".join(map(clean, v.dims)) + ")",
+            "dtype": str(v.dtype),
+            "units": clean(v.attrs.get("units", "")),
+            "value": _value(v),
+        }
+        for name, v in answer.variables.items()
+    ]
+    attributes = [f"  {clean(key)}: {clean(value)}" for key, value in answer.attrs.items()]
+    parts = [f"dimensions: {sizes or 'none'}", table(variables)]
+    if "eigenvalue" in answer and "residual" in answer:
+        parts.append(summary(answer))
+    return "\n\n".join([*parts, "\n".join(["how it was made:", *attributes])])
+
+
+def contents(answer: xr.Dataset, path: object) -> dict[str, Any]:
+    """Everything in an answer that a script would want: its values, coordinates and how it was made."""
+    variables = {str(name): {"dims": v.dims, "values": v.values} for name, v in answer.variables.items()}
+    return {
+        "file": str(path),
+        "sizes": dict(answer.sizes),
+        "variables": variables,
+        "attributes": answer.attrs,
+    }
+
+
+def jsonable(value: Any) -> Any:
+    """Turn NumPy values, dataclasses and containers into what `json.dumps` writes; NaN and inf become strings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) -> str:
+    padded = [c.ljust(w) if left else c.rjust(w) for c, w, left in zip(cells, widths, is_text, strict=True)]
+    return "  ".join(padded).rstrip()
+
+
+def _is_curve(name: str, variable: xr.DataArray) -> bool:
+    is_spread = name.endswith(("_median", "_lower", "_upper"))
+    return not is_spread and variable.ndim > 0 and variable.dtype.kind == "f" and variable.size > 0
+
+
+def _range(name: object, variable: xr.DataArray) -> str:
+    dims = ", ".join(f"{clean(dim)} {size}" for dim, size in variable.sizes.items())
+    return f"{clean(name)}: {number(float(variable.min()))} to {number(float(variable.max()))} over {dims}"
+
+
+def _value(variable: xr.Variable) -> str:
+    if variable.ndim == 0:
+        return number(variable.values.item())
+    if variable.dtype.kind in "fiu" and variable.size:
+        return f"{number(variable.values.min().item())} to {number(variable.values.max().item())}"
+    return clean(", ".join(map(str, variable.values.ravel()[:4])), 40)

@@ -1,0 +1,33 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from torch import nn
+
+from models.architectures.registry import ARCHITECTURES
+from models.layers import make_activation, make_norm
+
+
+@ARCHITECTURES.register("mlp")
+def mlp(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    width: int = 128,
+    depth: int = 2,
+    norm: str = "none",
+    activation: str = "relu",
+) -> nn.Module:
+    """Build `depth` hidden layers of `width` units and a linear classifier; inputs are flattened first."""
+    network = nn.Sequential(OrderedDict(flatten=nn.Flatten()))
+    features = math.prod(input_shape)
+    for index in range(1, depth + 1):
+        network.add_module(f"hidden{index}", nn.Linear(features, width))
+        network.add_module(f"norm{index}", make_norm(norm, width, 0))
+        network.add_module(f"activation{index}", make_activation(activation))
+        features = width
+    network.add_module("head", nn.Linear(features, num_classes))
+    return network

@@ -1,0 +1,220 @@
+"""A run as it lies in its folder: its network, its data, its objective."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from landscape import Objective
+from landscape.store import MissingError, NewerSchemaError, Store
+from landscape.weights import fit_weights, load_weights, save_weights
+from models.architectures import build_model
+from models.config import RunConfig
+from models.data import Splits, load_data
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained or imported network and what it is about.
+
+    Attributes:
+        folder: Where it lies.
+        about: What `run.json` says.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+
+    @cached_property
+    def store(self) -> Store:
+        """The folder's answers."""
+        return Store(self.folder, create=False)
+
+    @cached_property
+    def config(self) -> RunConfig | None:
+        """Every factor of a trained run; None for imported weights."""
+        return RunConfig.from_dict(self.about["config"]) if self.about["kind"] == "trained" else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What training ended with; empty for imported weights.
+
+        The number of epochs and steps, the last value of everything measured by epoch, and the scalars.
+        """
+        if not self.store.has("training"):
+            return {}
+        training = self.store.read("training")
+        found: dict[str, float] = {
+            "epochs": training.sizes["epoch"],
+            "steps": int(training["step"].max(initial=0)),
+        }
+        for name, values in training.data_vars.items():
+            if (values.dims == ("epoch",) and values.size) or values.dims == ():
+                found[str(name)] = float(values.values.reshape(-1)[-1])
+        return found
+
+    def model(self) -> nn.Module:
+        """Build the network with its weights, in eval mode, on the CPU.
+
+        Raises:
+            MissingError: If training has not finished.
+            WeightsError: If the weights do not fit the network, or are not finite.
+        """
+        path = self.folder / "weights.safetensors"
+        if not path.exists():
+            raise MissingError(f"{self.folder} has no weights yet; run the same train command to finish it")
+        network = self._network()
+        fit_weights(network, load_weights(path)[0])
+        return network.eval()
+
+    def data(self, name: str | None = None) -> Splits:
+        """Load the run's data, or other data treated in the same way.
+
+        Raises:
+            ValueError: If the run's own data has changed since.
+        """
+        options = self.about["data_options"] if self.config is None else self.config.data_options
+        own = self.about["data"] if self.config is None else self.config.data
+        splits = load_data(name or own, **options)
+        if name in (None, own) and splits.digest != self.about["data_sha256"]:
+            raise ValueError(f"the data {own!r} has changed since {self.folder} was made; restore it")
+        return splits
+
+    def objective(self, data: str | None = None, **options: Any) -> Objective:
+        """Ask for the mean cross-entropy over the training split, noisy labels included, as the run was trained.
+
+        Args:
+            data: Other data than the run's own, by name.
+            **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.
+        """
+        splits = self.data(data)
+        return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
+
+    def _network(self) -> nn.Module:
+        if self.config is None:
+            return make_network(self.about["model"])
+        splits = self.data()
+        return build_model(
+            self.config.model, splits.input_shape, splits.num_classes, **self.config.architecture_options
+        )
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run.
+
+    Raises:
+        MissingError: If there is no run in the folder.
+        NewerSchemaError: If a later version of this package made it.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise MissingError(f"there is no run in {folder} (no run.json); give a folder made by train or import")
+    about = Store(folder, create=False).load_json("run")
+    if about.get("schema_version", 0) > SCHEMA_VERSION:
+        raise NewerSchemaError(f"{folder} was made by a newer version of landscape-lab; install that one")
+    return Run(folder, about)
+
+
+def import_weights(
+    file: str | Path,
+    factory: str,
+    data: str,
+    out: str | Path,
+    *,
+    standardize: str = "channel",
+    prefix: str = "",
+) -> Run:
+    """Make a run of somebody else's weights. The file is read as data; no code in it is ever run.
+
+    Args:
+        file: `.safetensors`, `.pt`, `.pth`, `.bin` or a Lightning `.ckpt`.
+        factory: "package.module:function" that builds the network without arguments.
+        data: "digits", "mnist1d", "idx:DIR", "npz:FILE" or "folder:DIR".
+        out: The run's folder.
+        standardize: How inputs are standardized; as the network was trained.
+        prefix: Take only the names in the file that begin with this, without it.
+
+    Raises:
+        ValueError: If the folder holds a run already, the factory cannot be found, the weights do not fit its network,
+            or the network cannot tell the classes of the data apart.
+        DamagedFileError: If the file is damaged.
+        UnsafeFileError: If it holds code.
+    """
+    out = Path(out)
+    if (out / "run.json").exists():
+        raise ValueError(f"{out} holds a run already; choose another folder")
+    tensors, _ = load_weights(file)
+    network = make_network(factory)
+    fit_weights(network, tensors, prefix)
+    options = {"val_fraction": 0.0, "standardize": standardize}
+    splits = load_data(data, **options)
+    _require_outputs(network, splits, factory)
+    store = Store(out)
+    with store.lock():
+        save_weights(store.path / "weights.safetensors", network.state_dict())
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "imported",
+            "model": factory,
+            "file": Path(file).name,
+        }
+        store.save_json("run", {**about, "data": data, "data_options": options, "data_sha256": splits.digest})
+    return open_run(out)
+
+
+def make_network(factory: str) -> nn.Module:
+    """Build a network with somebody's function, "package.module:function".
+
+    The folder at hand is searched last, so that a file there cannot stand in for an installed module.
+
+    Raises:
+        ValueError: If there is no such module or function, or it makes no network.
+    """
+    module_name, colon, name = factory.partition(":")
+    if not (module_name and colon and name):
+        raise ValueError(f"a model is written 'package.module:function', got {factory!r}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"there is no module {error.name!r}, wanted for {factory!r}; install it or go where it is"
+        ) from error
+    if not hasattr(module, name):
+        near = get_close_matches(name, dir(module), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"module {module_name!r} has nothing called {name!r}{hint}")
+    network = getattr(module, name)()
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{factory!r} made a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+@torch.no_grad()
+def _require_outputs(network: nn.Module, splits: Splits, factory: str) -> None:
+    inputs = splits.train.inputs[:2]
+    try:
+        logits = network.eval()(inputs)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{factory!r} cannot take inputs of shape {splits.input_shape}: {error}") from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+        raise ValueError(f"{factory!r} should give logits (N, classes) for N inputs, got {shape}")
+    if logits.shape[1] < splits.num_classes:
+        raise ValueError(
+            f"the labels go to {splits.num_classes - 1}, the model has {logits.shape[1]} outputs "
+            f"(classes 0 to {logits.shape[1] - 1}); use a model with enough outputs, or other data"
+        )

@@ -1,0 +1,147 @@
+"""Answers with the dims of real ones and values that are known, for what reads answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+COMMON = {
+    "normalization": "running",
+    "dtype": "float32",
+    "num_examples": 1437,
+    "num_parameters": 12_810,
+    "command": "landscape probe slice results/demo/digits-cnn",
+    "created_utc": "2026-01-05T10:00:00Z",
+}
+
+
+def bowl(alpha, beta=0.0, scale=3.0):
+    """A loss that rises from 0.02 at the centre by orders of magnitude, not the same along both axes."""
+    height = scale * alpha**2 + 0.5 * scale * beta**2 + 0.4 * alpha * beta
+    return 0.02 + height * (1 + 0.3 * np.sin(4 * alpha + 1.0) * np.cos(3 * beta))
+
+
+def slice_answer(seeds=1, resolution=41, radius=1.0, test=True):
+    alpha = np.linspace(-radius, radius, resolution)
+    scales = 3.0 * (1 + 0.35 * np.sin(np.arange(seeds) * 1.7))
+    loss = np.stack([bowl(alpha, 0.0, scale) for scale in scales])
+    dims = ("seed", "alpha")
+    data = {"loss": (dims, loss, {"units": "nats"}), "accuracy": (dims, 1 / (1 + 0.4 * loss))}
+    if test:
+        data["test_loss"] = (dims, loss + 0.15 * (1 + alpha**2), {"units": "nats"})
+        data["test_accuracy"] = (dims, 0.95 / (1 + 0.4 * loss))
+    data["done"] = (dims, np.ones(loss.shape, dtype=bool))
+    answer = xr.Dataset(data, coords={"seed": np.arange(seeds), "alpha": ("alpha", alpha)})
+    answer["step_ratio"] = ("seed", np.full(seeds, 0.98))
+    center = bowl(0.0)
+    for name in ("loss", "accuracy", "test_loss", "test_accuracy"):
+        if name in answer:
+            value = {"loss": center, "accuracy": 1 / (1 + 0.4 * center), "test_loss": center + 0.15}.get(name)
+            answer[f"center_{name}"] = 0.95 / (1 + 0.4 * center) if value is None else value
+    if seeds == 1:
+        answer = answer.isel(seed=0, drop=True)
+    else:
+        for name in ("loss", "accuracy", "test_loss", "test_accuracy"):
+            if name in answer:
+                for suffix, share in (("lower", 0.1), ("median", 0.5), ("upper", 0.9)):
+                    answer[f"{name}_{suffix}"] = ("alpha", np.quantile(answer[name].values, share, axis=0))
+    answer.attrs |= COMMON | {"probe": "Slice", "directions": "filter", "radius": radius}
+    return answer
+
+
+def surface_answer(seeds=1, resolution=(31, 21), radius=(1.0, 0.5), trajectory=False, directions="filter"):
+    """The grid is not square: more points and a wider range along alpha."""
+    alpha, beta = (np.linspace(-r, r, n) for r, n in zip(radius, resolution, strict=True))
+    one = bowl(alpha[:, None], beta[None, :])
+    loss = np.stack([one * (1 + 0.2 * seed) for seed in range(seeds)])
+    dims = ("seed", "alpha", "beta")
+    answer = xr.Dataset(
+        {
+            "loss": (dims, loss, {"units": "nats"}),
+            "accuracy": (dims, 1 / (1 + 0.4 * loss)),
+            "test_loss": (dims, loss + 0.15, {"units": "nats"}),
+            "done": (dims, np.ones(loss.shape, dtype=bool)),
+            "step_ratio_alpha": ("seed", np.full(seeds, 0.98)),
+            "step_ratio_beta": ("seed", np.full(seeds, 0.97)),
+            "cosine": ("seed", np.full(seeds, 1e-3)),
+            "center_loss": bowl(0.0),
+            "center_accuracy": 0.99,
+            "center_test_loss": bowl(0.0) + 0.15,
+        },
+        coords={"seed": np.arange(seeds), "alpha": ("alpha", alpha), "beta": ("beta", beta)},
+    )
+    if seeds == 1:
+        answer = answer.isel(seed=0, drop=True)
+    if trajectory:
+        t = np.linspace(1, 0, 12)
+        answer["trajectory_alpha"] = ("snapshot", -0.8 * t)
+        answer["trajectory_beta"] = ("snapshot", 0.4 * t**3 - 0.1 * np.sin(6 * t) * t)
+        answer["trajectory_off_plane"] = ("snapshot", 0.2 + 0.6 * t)
+        answer = answer.assign_coords(snapshot_step=("snapshot", 20 * np.arange(12)))
+    if directions == "pca":
+        answer["explained_share"] = ("component", np.array([0.81, 0.09]))
+        answer["random_walk_share"] = ("component", np.array([0.61, 0.15]))
+        for number, axis in enumerate(("alpha", "beta"), start=1):
+            answer[axis].attrs["long_name"] = f"trajectory PCA component {number}"
+    answer.attrs |= COMMON | {"probe": "Surface", "directions": directions, "radius": np.asarray(radius)}
+    return answer
+
+
+def spectrum_answer(k=5, negative=True):
+    largest = 18.0 * 0.55 ** np.arange(k)
+    smallest = (-0.9 if negative else 0.02) * 0.6 ** np.arange(k)
+    values = np.stack([largest, smallest])
+    answer = xr.Dataset(
+        {
+            "eigenvalue": (("end", "rank"), values),
+            "residual": (("end", "rank"), 0.002 + 0.03 * np.abs(values)),
+            "converged": (("end", "rank"), np.arange(2 * k).reshape(2, k) != 2 * k - 1),
+            "gradient_norm": 0.013,
+            "tolerance": 1e-3,
+            "num_matvecs": 96,
+            "loss": bowl(0.0),
+        },
+        coords={"end": ["largest", "smallest"], "rank": np.arange(k)},
+    )
+    reason = "the most negative eigenvalue is below zero by more than its residual and the tolerance"
+    verdict = {"verdict": "saddle" if negative else "minimum", "verdict_reason": reason}
+    answer.attrs |= COMMON | {"probe": "Spectrum"} | verdict
+    return answer
+
+
+def spectrum_by_step(steps=8, k=2):
+    answers = [spectrum_answer(k) for _ in range(steps)]
+    growing = [a.assign(eigenvalue=a["eigenvalue"] * (1 + 0.4 * i)) for i, a in enumerate(answers)]
+    answer = xr.concat(growing, dim=xr.Variable("step", 50 * np.arange(steps)), data_vars="all")
+    answer.attrs |= COMMON | {"probe": "Spectrum"}
+    return answer
+
+
+def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.#.conv.weight"):
+    steps = epochs * steps_per_epoch
+    rng = np.random.default_rng(0)
+    step = np.arange(1, steps + 1)
+    loss = 2.3 * np.exp(-4 * step / steps) * np.exp(0.25 * rng.standard_normal(steps)) + 0.01
+    epoch = np.arange(epochs)
+    depth = np.arange(layers)
+    fall = np.exp(-2 * step / steps)[:, None] * np.exp(-0.3 * depth)[None, :]
+    wobble = np.exp(0.3 * rng.standard_normal((steps, layers)))
+    means = loss.reshape(epochs, steps_per_epoch).mean(axis=1)
+    answer = xr.Dataset(
+        {
+            "loss": ("step", loss, {"units": "nats"}),
+            "learning_rate": ("step", np.linspace(0.1, 0.001, steps)),
+            "gradient_norm": ("step", fall.sum(axis=1)),
+            "epoch_of_step": ("step", np.repeat(epoch, steps_per_epoch)),
+            "layer_gradient_norm": (("step", "layer"), fall * wobble),
+            "update_ratio": (("step", "layer"), 3e-3 * fall * wobble),
+            "parameter_norm": (("step", "layer"), np.ones((steps, layers))),
+            "train_loss": ("epoch", means, {"units": "nats"}),
+            "train_accuracy": ("epoch", 1 - 0.3 * np.exp(-epoch / 2)),
+            "val_loss": ("epoch", means + 0.1, {"units": "nats"}),
+            "val_accuracy": ("epoch", 0.95 - 0.3 * np.exp(-epoch / 2)),
+        },
+        coords={"step": step, "epoch": epoch, "layer": [name.replace("#", str(i)) for i in depth]},
+    )
+    answer.attrs |= COMMON | {"probe": "TrainingDynamics"}
+    return answer

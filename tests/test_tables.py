@@ -1,0 +1,67 @@
+"""Answers as text and as JSON."""
+
+from __future__ import annotations
+
+import doctest
+import json
+
+import numpy as np
+import xarray as xr
+
+from landscape import tables
+from landscape.summary import Measure
+
+
+def spectrum() -> xr.Dataset:
+    dims = ("end", "rank")
+    return xr.Dataset(
+        {
+            "eigenvalue": (dims, [[3.0, 2.0], [-0.5, -0.25]]),
+            "residual": (dims, [[1e-4, 2e-4], [1e-5, 0.1]]),
+            "converged": (dims, [[True, True], [True, False]]),
+            "loss": ((), 0.125),
+        },
+        coords={"end": ["largest", "smallest"], "rank": [1, 2]},
+        attrs={"verdict": "saddle", "verdict_reason": "-0.5 < -0.001"},
+    )
+
+
+def test_doctests_of_the_module_hold():
+    assert doctest.testmod(tables).failed == 0
+
+
+def test_a_table_aligns_numbers_right_and_drops_empty_columns():
+    text = tables.table([{"run": "a", "loss": 0.5, "none": None}, {"run": "bcd", "loss": 12, "none": None}])
+    assert text == "run  loss\na     0.5\nbcd    12"
+
+
+def test_eigenvalues_are_printed_with_their_residuals_and_whether_they_converged():
+    lines = tables.summary(spectrum()).splitlines()
+    assert lines[0].split() == ["end", "rank", "eigenvalue", "±", "residual", "converged"]
+    assert lines[1].split() == ["largest", "1", "3", "0.0001", "yes"]
+    assert lines[4].split() == ["smallest", "2", "-0.25", "0.1", "no"]
+    assert lines[-1] == "verdict: saddle (-0.5 < -0.001)"
+
+
+def test_nonfinite_and_unfinished_points_are_counted_apart():
+    answer = xr.Dataset({"loss": ("alpha", [1.0, np.nan, np.inf]), "done": ("alpha", [True, False, True])})
+    assert tables.nonfinite(answer) == 1
+    assert tables.unfinished(answer) == 1
+    assert "non-finite: 1 of 3 points" in tables.summary(answer)
+
+
+def test_names_from_files_cannot_steer_the_terminal():
+    answer = xr.Dataset({"x\x1b[2J": ("y\x07", [1.0])}, attrs={"command": "a\x1b]0;owned\x07\nb"})
+    assert not {"\x1b", "\x07"} & set(tables.describe(answer) + tables.summary(answer))
+
+
+def test_everything_becomes_json_also_what_json_has_no_word_for():
+    answer = xr.Dataset({"loss": ("alpha", [1.0, np.nan])}, attrs={"n": np.int64(3)})
+    found = json.loads(json.dumps(tables.jsonable(tables.contents(answer, "f.h5")), allow_nan=False))
+    assert found["variables"]["loss"] == {"dims": ["alpha"], "values": [1.0, "nan"]}
+    assert found["attributes"] == {"n": 3}
+
+
+def test_a_number_with_its_error_keeps_it_in_json_and_in_a_table():
+    assert tables.jsonable(Measure(2.0, 0.1)) == {"value": 2.0, "error": 0.1, "remark": ""}
+    assert tables.table([{"sharpness": Measure(2.0, 0.1)}]).splitlines()[1] == "2.0 ± 0.1"
