@@ -79,9 +79,8 @@ class Spectrum:
         """Largest (descending) and smallest (ascending) values, residuals, flags; products spent; scale."""
         if 2 * self.k <= hessian.size:
             pairs = eigenpairs(hessian, 2 * self.k, "both", self.tol, self.seed, self.max_matvecs)
-            rows = _rows(pairs)
-            return [r[: self.k] for r in rows], [r[::-1][: self.k] for r in rows], pairs.num_matvecs, pairs.scale
-        pairs = eigenpairs(hessian, hessian.size, "largest", self.tol, self.seed)
+        else:
+            pairs = eigenpairs(hessian, hessian.size, "largest", self.tol, self.seed)
         rows = _rows(pairs)
         return [r[: self.k] for r in rows], [r[::-1][: self.k] for r in rows], pairs.num_matvecs, pairs.scale
 
