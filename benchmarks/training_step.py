@@ -98,7 +98,7 @@ def main() -> None:
         "Lightning, dynamics every step": [],
     }
     for number in range(ROUNDS + 1):
-        for name, run in zip(found, (bare, lightning, monitored), strict=True):
+        for name, run in ways.items():
             seconds = run(data)
             if number:
                 found[name].append(seconds)
