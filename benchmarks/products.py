@@ -22,8 +22,8 @@ from models.data import load_data
 
 def main() -> None:
     data = load_data("digits")
-    inputs, targets = data.train
-    network = build_model("plain", data.input_shape, data.num_classes).eval()
+    inputs, targets = data.train.inputs, data.train.targets
+    network = build_model("cnn", data.input_shape, data.num_classes).eval()
     objective = Objective(network, (inputs, targets), loss=F.cross_entropy)
     batches = list(zip(inputs.split(objective.batch_size), targets.split(objective.batch_size), strict=True))
     parameters = list(network.parameters())

@@ -282,7 +282,7 @@ def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) 
     else:
         pairs = eigenpairs(Hessian(objective), k=count, which="largest", seed=seed)
         labels = tuple(f"Hessian eigenvector {n + 1}" for n in range(count))
-    return Directions(kind, pairs.vectors.T.contiguous(), labels)
+    return Directions(kind, pairs.vectors.T.to(objective.theta).contiguous(), labels)
 
 
 def _gaussian(size: int, seed: int, axis: int) -> Tensor:

@@ -107,8 +107,10 @@ def probe_fields(probe: Probe) -> dict[str, Any]:
     """Write the fields of a probe as plain values; objects other than numbers, text and arrays by their `str`.
 
     Raises:
-        TypeError: If the probe is not a dataclass.
+        TypeError: If the probe is not a dataclass, or is the class itself.
     """
+    if isinstance(probe, type):
+        raise TypeError(f"a probe must be an instance, {probe.__name__} is a class; write {probe.__name__}().")
     if not is_dataclass(probe):
         raise TypeError(
             f"a probe must be a frozen dataclass, {type(probe).__name__} is not; add @dataclass(frozen=True)."

@@ -338,7 +338,7 @@ def test_unknown_words_and_sizes():
         Objective(nn.Flatten(), vectors(), loss=F.cross_entropy)
     with pytest.raises(ValueError, match="expected a vector of 57 parameters"):
         classifier().loss(torch.zeros(3))
-    with pytest.raises(TypeError, match="dtype must be a floating-point type such as torch.float32, got torch.int64"):
+    with pytest.raises(TypeError, match=r"dtype must be a floating-point type such as torch.float32, got torch.int64"):
         classifier(dtype=torch.int64)
 
 
@@ -392,7 +392,7 @@ def test_a_loss_for_each_example_is_refused():
 def test_data_that_does_not_fit_the_model_is_named():
     with pytest.raises(ValueError, match="the model cannot be evaluated on data: mat1 and mat2 shapes"):
         Objective(built(perceptron), vectors(width=4), loss=F.cross_entropy)
-    with pytest.raises(ValueError, match="the loss cannot be evaluated on data: expected .*, but got Float"):
+    with pytest.raises(ValueError, match=r"the loss cannot be evaluated on data: expected .*, but got Float"):
         Objective(built(perceptron), (torch.randn(9, 5), torch.randn(9)), loss=F.cross_entropy)
     with pytest.raises(ValueError, match="the loss cannot be evaluated on data: Using a target size"):
         Objective(built(lambda: nn.Linear(5, 1)), (torch.randn(9, 5), torch.randn(9)), loss=F.mse_loss)
@@ -411,11 +411,11 @@ def test_weights_that_are_not_finite_are_named():
     with torch.no_grad():
         model.fc.weight[1, 2] = float("nan")
         model.fc.weight[0, 0] = float("inf")
-    with pytest.raises(ValueError, match="'fc.weight' has 2 NaN or infinite of 12 entries"):
+    with pytest.raises(ValueError, match=r"'fc.weight' has 2 NaN or infinite of 12 entries"):
         Objective(model, images(), loss=F.cross_entropy)
     model = built(TinyCNN)
     model.norm.running_var[0] = float("inf")
-    with pytest.raises(ValueError, match="'norm.running_var' has 1 NaN"):
+    with pytest.raises(ValueError, match=r"'norm.running_var' has 1 NaN"):
         Objective(model, images(), loss=F.cross_entropy)
 
 
@@ -439,7 +439,7 @@ def test_complex_parameters_are_refused():
 def test_a_model_that_cannot_be_copied_is_named():
     model = built(perceptron)
     model.kept = model[0](torch.ones(1, 5))
-    with pytest.raises(ValueError, match="the model cannot be copied .* works on a copy so that yours stays"):
+    with pytest.raises(ValueError, match=r"the model cannot be copied .* works on a copy so that yours stays"):
         Objective(model, vectors(), loss=F.cross_entropy)
 
 

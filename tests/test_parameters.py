@@ -96,7 +96,7 @@ def test_refusals():
         ParameterLayout.of(nn.Flatten())
     with pytest.raises(ValueError, match="no trainable parameters"):
         ParameterLayout.of(nn.Linear(2, 2).requires_grad_(False))
-    with pytest.raises(ValueError, match="'layer3.*' matches no trainable parameter; there are 'unused', 'encoder"):
+    with pytest.raises(ValueError, match=r"'layer3.*' matches no trainable parameter; there are 'unused', 'encoder"):
         ParameterLayout.of(model, "layer3.*")
     with pytest.raises(ValueError, match=r"matches only frozen parameters \('frozen.weight', 'frozen.bias'\)"):
         ParameterLayout.of(model, ["head.*", "frozen.*"])

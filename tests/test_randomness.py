@@ -58,7 +58,7 @@ def test_batch_norm_switched_on_inside_the_step_is_named():
         model.train()
         return F.cross_entropy(model(batch[0]), batch[1])
 
-    with pytest.raises(ValueError, match="changes the buffer 'norm.running_mean': a normalization layer is in train"):
+    with pytest.raises(ValueError, match=r"changes the buffer 'norm.running_mean': a normalization layer is in train"):
         Objective(built(TinyCNN), images(), step=step)
 
 
