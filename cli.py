@@ -561,6 +561,8 @@ def examine_network(run: Path | None, model: str | None, data: str | None) -> li
 
 def main() -> None:
     """Run the command line."""
+    # Idle OpenMP threads that spin make small networks many times slower when anything else runs; set before torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     cli(prog_name="landscape")
 
 

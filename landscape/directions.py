@@ -88,7 +88,7 @@ def directions_for(
                 f"the directions have {kind.vectors.shape[1]} entries, the objective has {objective.size} "
                 "parameters; make them for the same model and the same parameters= pattern."
             )
-        return kind.first(count)
+        return replace(kind.first(count), vectors=kind.vectors[:count].to(objective.theta))
     if kind in RANDOM_KINDS:
         vectors = random_directions(objective.theta, objective.layout, kind, count, seed, one_dimensional)
         return Directions(kind, vectors, tuple(f"random {kind} direction {n + 1}" for n in range(count)))
@@ -113,6 +113,10 @@ def random_directions(
 
     Returns:
         (count, P) directions in the units of `theta`.
+
+    Raises:
+        ValueError: If a direction is zero everywhere, because all that would be rescaled is zero in the model, or
+            because no filter has room for a second direction.
     """
     groups = _groups(layout, kind).to(theta.device)
     drawn = [_gaussian(layout.size, seed, axis).to(theta.device) for axis in range(count)]
@@ -121,10 +125,16 @@ def random_directions(
     for axis in range(1, count):
         for earlier in range(axis):
             drawn[axis] = _orthogonalized(drawn[axis], drawn[earlier], groups)
+    if kind in ("filter", "layer"):
+        drawn = [normalize(d, theta.double(), layout, kind, one_dimensional) for d in drawn]
+    for axis, direction in enumerate(drawn):
+        if not direction.any():
+            raise ValueError(
+                f"{kind} direction {axis + 1} is zero: its filters or layers are zero in the model, have a single "
+                "entry, or there are none; use another kind of direction, such as gaussian."
+            )
     if kind == "gaussian":
         drawn = [d / d.norm() for d in drawn]
-    elif kind != "weight":
-        drawn = [normalize(d, theta.double(), layout, kind, one_dimensional) for d in drawn]
     return torch.stack(drawn).to(theta.dtype)
 
 
@@ -272,7 +282,7 @@ def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) 
     else:
         pairs = eigenpairs(Hessian(objective), k=count, which="largest", seed=seed)
         labels = tuple(f"Hessian eigenvector {n + 1}" for n in range(count))
-    return Directions(kind, pairs.vectors.T.contiguous(), labels)
+    return Directions(kind, pairs.vectors.T.to(objective.theta).contiguous(), labels)
 
 
 def _gaussian(size: int, seed: int, axis: int) -> Tensor:

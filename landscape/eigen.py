@@ -12,6 +12,7 @@ from landscape.operators import LinearOperator
 ENDS = ("largest", "smallest", "both")
 _DENSE_BELOW = 100  # at most this many parameters: write the matrix out, which is cheaper and complete
 _CHECK_EVERY = 5  # Lanczos steps between looks at the Ritz values
+_SECOND_LOOK = 20  # steps from a fresh random vector before converged values are believed
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def eigenpairs(
     """Compute eigenpairs at the ends of the spectrum by Lanczos with full reorthogonalization.
 
     Every new vector is made orthogonal to all earlier ones twice, the projected matrix is kept in float64, and
-    the basis is restarted from its best Ritz vectors when it is full (thick restart). Where the Krylov space
-    is exhausted a new random vector goes on, so that multiple eigenvalues are found.
+    the basis is restarted from its best Ritz vectors when it is full (thick restart). One start vector meets one
+    vector of each eigenspace, so when the values have converged a new random vector goes on for some steps, until
+    that finds no further copy of a multiple eigenvalue.
 
     Args:
         operator: The symmetric operator (P, P).
@@ -59,11 +61,12 @@ def eigenpairs(
         which: ``largest``, ``smallest`` (algebraically) or ``both`` ends.
         tol: Residuals are driven below tol times the largest magnitude of a Ritz value.
         seed: Of the random start.
-        max_matvecs: Budget; default 20 k + 300. What is not converged when it ends is returned and marked.
-        max_basis: Vectors kept; default 4 k + 60.
+        max_matvecs: Budget, at least k; default 20 k + 300. What is not converged when it ends is returned and
+            marked. The residuals take k more.
+        max_basis: Vectors kept, at least k + 2; default 4 k + 60.
 
     Raises:
-        ValueError: If k is not between 1 and P, or `which` is unknown.
+        ValueError: If k is not between 1 and P, a bound is too small for k, or `which` is unknown.
         RuntimeError: If a product is not finite.
 
     References:
@@ -74,22 +77,15 @@ def eigenpairs(
         raise ValueError(f"which must be one of {', '.join(ENDS)}, got {which!r}.")
     if not 1 <= k <= operator.size:
         raise ValueError(f"k must lie between 1 and the number of parameters {operator.size}, got {k}.")
+    budget = 20 * k + 300 if max_matvecs is None else max_matvecs
+    capacity = 4 * k + 60 if max_basis is None else max_basis
+    if budget < k:
+        raise ValueError(f"max_matvecs must be at least k={k}, got {budget}.")
+    if capacity < k + 2:
+        raise ValueError(f"max_basis must be at least k + 2 = {k + 2}, got {capacity}.")
     if operator.size <= max(_DENSE_BELOW, 2 * k):
         return _dense(operator, k, which, tol)
-    lanczos = _Lanczos(operator, seed, max_basis or 4 * k + 60)
-    budget = max_matvecs or 20 * k + 300
-    while True:
-        lanczos.extend(min(_CHECK_EVERY, budget - lanczos.num_matvecs))
-        values, small = torch.linalg.eigh(lanczos.projected())
-        chosen = _select(len(values), min(k, len(values)), which)
-        enough = len(values) >= k and lanczos.errors(small[:, chosen]).max() <= tol * values.abs().max()
-        ended = lanczos.num_matvecs >= budget or lanczos.exhausted
-        if enough or ended:
-            pairs = _measured(operator, lanczos, small[:, chosen], values, tol)
-            if pairs.converged.all() or ended:
-                return pairs
-        if lanczos.full:
-            lanczos.restart(small[:, _keep(len(values), k, which)])
+    return _search(_Lanczos(operator, seed, capacity), k, which, tol, budget)
 
 
 def fix_signs(vectors: Tensor) -> Tensor:
@@ -97,6 +93,28 @@ def fix_signs(vectors: Tensor) -> Tensor:
     peaks = vectors.abs().argmax(dim=0, keepdim=True)
     signs = vectors.gather(0, peaks).sign()
     return vectors * torch.where(signs == 0, torch.ones_like(signs), signs)
+
+
+def _search(lanczos: _Lanczos, k: int, which: str, tol: float, budget: int) -> Eigenpairs:
+    """Grow the basis until the wanted values have converged and a second look finds the same ones."""
+    seen, look_at = None, 0
+    while True:
+        lanczos.extend(min(_CHECK_EVERY, budget - lanczos.num_matvecs))
+        values, small = torch.linalg.eigh(lanczos.projected())
+        chosen = _select(len(values), min(k, len(values)), which)
+        margin = tol * values.abs().max().item()
+        converged = len(values) >= k and lanczos.errors(small[:, chosen]).max().item() <= margin
+        ended = lanczos.num_matvecs >= budget or lanczos.exhausted
+        confirmed = seen is not None and len(values) >= k and bool(((values[chosen] - seen).abs() <= margin).all())
+        if ended or (converged and confirmed and lanczos.num_matvecs >= look_at):
+            pairs = _measured(lanczos, small[:, chosen], values, tol)
+            if ended or pairs.converged.all():
+                return pairs
+        if lanczos.full:
+            lanczos.restart(small[:, _keep(len(values), k, which)])
+        if converged and not confirmed and lanczos.num_matvecs >= look_at:
+            seen, look_at = values[chosen], lanczos.num_matvecs + _SECOND_LOOK
+            lanczos.start_again()
 
 
 class _Lanczos:
@@ -147,6 +165,10 @@ class _Lanczos:
         self.matrix[:kept, :kept] = torch.diag(ritz_values.diagonal())
         self.size = kept
 
+    def start_again(self) -> None:
+        """Go on from a random vector instead of the residual direction."""
+        self.next = self._random()
+
     def _step(self) -> None:
         assert self.next is not None
         column = self.size
@@ -194,15 +216,15 @@ def _select(available: int, k: int, which: str) -> list[int]:
 
 
 def _keep(available: int, k: int, which: str) -> list[int]:
-    """Positions kept at a restart: the wanted ones and as many again beyond them."""
-    return sorted(_select(available, min(2 * k + 10, available // 2), which))
+    """Positions kept at a restart: the wanted ones and as many again beyond them, where there is room."""
+    return sorted(_select(available, min(2 * k + 10, max(k, available // 2)), which))
 
 
-def _measured(operator: LinearOperator, lanczos: _Lanczos, small: Tensor, ritz: Tensor, tol: float) -> Eigenpairs:
+def _measured(lanczos: _Lanczos, small: Tensor, ritz: Tensor, tol: float) -> Eigenpairs:
     vectors = torch.linalg.qr(lanczos.ritz_vectors(small)).Q
     scale = ritz.abs().max().item()
     lanczos.num_matvecs += vectors.shape[1]
-    return _with_residuals(vectors, operator.matmat(vectors), scale, tol, lanczos.num_matvecs)
+    return _with_residuals(vectors, lanczos.operator.matmat(vectors), scale, tol, lanczos.num_matvecs)
 
 
 def _dense(operator: LinearOperator, k: int, which: str, tol: float) -> Eigenpairs:

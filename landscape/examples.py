@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
+from contextlib import contextmanager
+from operator import eq, itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,15 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
-    Subset,
     SubsetRandomSampler,
     TensorDataset,
 )
 
+from landscape.identity import digest
 from landscape.randomness import preserved_rng
 from landscape.structures import count_examples, map_tensors, tensors_of
 
+_NOT_DATA = (list, dict, str, bytes, Tensor, np.ndarray)  # they have a length, but may hold examples or batches
 _READ_TWICE = 256  # examples read a second time to find out whether the dataset augments
 
 
@@ -34,17 +35,26 @@ class Examples:
     cut at will. Other structures (lists of graphs, ragged text) keep the batches they came in.
     """
 
-    def __init__(self, batches: Sequence[Any]):
+    def __init__(self, batches: Sequence[Any], counts: Sequence[int] | None = None):
         """Fix batches of any structure of tuples, lists and dicts over tensors.
+
+        Args:
+            batches: The batches.
+            counts: How many examples each holds; default: the length of its last tensor, usually the targets.
 
         Raises:
             ValueError: If there are no examples, or a value is NaN or infinite (the message says where).
         """
-        if not batches or not any(count_examples(batch) for batch in batches):
+        self._counts = [count_examples(batch) for batch in batches] if counts is None else list(counts)
+        if not sum(self._counts):
             raise ValueError("the data has no examples; pass at least one.")
-        self._whole = _join(batches)
-        self._batches = [] if self._whole is not None else list(batches)
-        _require_finite(self._batches if self._whole is None else [self._whole])
+        counted = all(map(eq, self._counts, map(count_examples, batches)))
+        self._whole = _join(batches) if counted else None
+        self._batches = list(batches)
+        if self._whole is not None:
+            self._batches, self._counts = [self._whole], [sum(self._counts)]
+        self._digest = ""
+        _require_finite(self._batches)
 
     @classmethod
     def of(cls, data: Any) -> Examples:
@@ -54,7 +64,7 @@ class Examples:
 
         Raises:
             ValueError: If the data changes from one reading to the next, is empty, or is not finite.
-            TypeError: If the data has none of these forms.
+            TypeError: If the data has none of these forms, or is a list, which may hold examples or batches.
         """
         if isinstance(data, Examples):
             return data
@@ -62,21 +72,20 @@ class Examples:
             if isinstance(data, tuple):
                 return cls([_as_pair(data)])
             if isinstance(data, DataLoader):
-                return cls(_fix_loader(data))
+                return _fix_loader(data)
             if isinstance(data, IterableDataset):
-                return cls(_fix_loader(DataLoader(data, batch_size=_READ_TWICE)))
-            if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-                return cls(_fix_dataset(data, range(len(data)), None, _READ_TWICE))
-            if isinstance(data, Iterable):
+                return _fix_loader(DataLoader(data, batch_size=_READ_TWICE))
+            if isinstance(data, Dataset) or _is_like_a_dataset(data):
+                return _fix_loader(DataLoader(data, batch_size=_READ_TWICE))
+            if isinstance(data, Iterable) and not isinstance(data, _NOT_DATA):
                 return cls(_read_twice(data))
         raise TypeError(
-            f"data must be a DataLoader, a Dataset or a tuple (inputs, targets), not {type(data).__name__}."
+            f"data must be a DataLoader, a Dataset or a tuple (inputs, targets), not {type(data).__name__}; "
+            "wrap tensors in a TensorDataset, lists of examples in a Dataset, batches in a DataLoader."
         )
 
     def __len__(self) -> int:
-        if self._whole is not None:
-            return count_examples(self._whole)
-        return sum(count_examples(batch) for batch in self._batches)
+        return sum(self._counts)
 
     @property
     def divisible(self) -> bool:
@@ -84,16 +93,20 @@ class Examples:
         return self._whole is not None
 
     def batches(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Yield (batch, number of its examples); the last batch may be short."""
+        """Yield (batch, number of its examples); the last may be short, or one longer.
+
+        A single example left at the end goes with the batch before it, for alone it has no batch statistics.
+        """
         if self._whole is None:
-            for batch in self._batches:
-                yield batch, count_examples(batch)
+            yield from zip(self._batches, self._counts, strict=True)
             return
-        total = len(self)
-        for start in range(0, total, size):
-            stop = min(start + size, total)
-            part = slice(start, stop)
-            yield map_tensors(itemgetter(part), self._whole), stop - start
+        start = 0
+        while start < len(self):
+            stop = min(start + size, len(self))
+            if stop == len(self) - 1 and size > 1:
+                stop += 1
+            yield map_tensors(itemgetter(slice(start, stop)), self._whole), stop - start
+            start = stop
 
     def take(self, number: int, seed: int = 0) -> Examples:
         """Choose a random subset, kept in order; the same seed takes the same examples.
@@ -115,19 +128,17 @@ class Examples:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-        return Examples([map_tensors(move, batch) for batch in self._parts()])
+        return Examples([map_tensors(move, batch) for batch in self._batches], self._counts)
 
     def digest(self) -> str:
         """SHA-256 of every value, shape and dtype, in order."""
-        sha = hashlib.sha256()
-        for batch in self._parts():
-            for tensor in tensors_of(batch):
-                sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return sha.hexdigest()
+        if not self._digest:
+            self._digest = digest(*tensors_of(self._batches))
+        return self._digest
 
-    def _parts(self) -> list[Any]:
-        return self._batches if self._whole is None else [self._whole]
+
+def _is_like_a_dataset(data: Any) -> bool:
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, _NOT_DATA)
 
 
 def _as_pair(data: tuple) -> tuple[Tensor, Tensor]:
@@ -181,44 +192,59 @@ def _require_finite(batches: Sequence[Any]) -> None:
                 )
 
 
-def _fix_loader(loader: DataLoader) -> list[Any]:
+def _fix_loader(loader: DataLoader) -> Examples:
     indices = _indices_of(loader)
     if indices is None:
-        return _read_twice(loader)
-    if isinstance(loader.dataset, TensorDataset) and _collates_by_default(loader):
-        return [tuple(t[torch.as_tensor(indices)] for t in loader.dataset.tensors)] if indices else []
-    return _fix_dataset(loader.dataset, indices, loader.collate_fn, loader.batch_size or 1)
+        with _preserved_generators(loader):
+            return Examples(_read_twice(loader))
+    if type(loader.dataset) is TensorDataset and loader.collate_fn is torch.utils.data.default_collate:
+        return Examples([[t[torch.as_tensor(indices, dtype=torch.long)] for t in loader.dataset.tensors]])
+    return _fix_dataset(loader, indices)
+
+
+@contextmanager
+def _preserved_generators(loader: DataLoader) -> Iterator[None]:
+    """Give the generators that a loader and its sampler draw from back as they were."""
+    owners = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    generators = [g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def _indices_of(loader: DataLoader) -> list[int] | None:
     """Say which examples a loader reads, in the order of its dataset; None where only reading it tells."""
     if isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return None
-    sampler = loader.sampler
-    if isinstance(sampler, SequentialSampler):
-        return list(range(len(loader.dataset)))  # type: ignore[arg-type]
-    if isinstance(sampler, RandomSampler) and not sampler.replacement:
-        return list(range(len(loader.dataset)))  # type: ignore[arg-type]
-    if isinstance(sampler, SubsetRandomSampler):
+    sampler: Any = loader.sampler
+    kind = type(sampler)  # a subclass may choose its own examples
+    if kind is SequentialSampler:
+        return list(range(len(sampler)))
+    if kind is RandomSampler and not sampler.replacement and len(sampler) == len(sampler.data_source):
+        return list(range(len(sampler)))
+    if kind is SubsetRandomSampler:
         return sorted(int(i) for i in sampler.indices)
     return None
 
 
-def _collates_by_default(loader: DataLoader) -> bool:
-    return loader.collate_fn is torch.utils.data.default_collate
+def _fix_dataset(loader: DataLoader, indices: Sequence[int]) -> Examples:
+    size = loader.batch_size or 1
+    chunks = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
 
+    def read(some: Sequence[list[int]]) -> list[Any]:
+        return list(DataLoader(loader.dataset, batch_sampler=some, collate_fn=loader.collate_fn))
 
-def _fix_dataset(dataset: Any, indices: Sequence[int], collate: Any, batch_size: int) -> list[Any]:
-    loader = DataLoader(Subset(dataset, list(indices)), batch_size=batch_size, collate_fn=collate)
-    batches = list(loader)
-    again = DataLoader(Subset(dataset, list(indices)[:_READ_TWICE]), batch_size=batch_size, collate_fn=collate)
-    for first, second in zip(batches, again, strict=False):
-        if count_examples(first) == count_examples(second) and not _same(first, second):
-            raise ValueError(
-                "the dataset returns other values when an example is read a second time (augmentation or "
-                "noise); pass the same dataset without its random transforms."
-            )
-    return batches
+    batches = read(chunks)
+    again = read(chunks[: max(1, _READ_TWICE // size)])
+    if not all(map(_same, batches, again)):
+        raise ValueError(
+            "the dataset returns other values when an example is read a second time (augmentation or "
+            "noise); pass the same dataset without its random transforms."
+        )
+    return Examples(batches, [len(chunk) for chunk in chunks])
 
 
 def _read_twice(loader: Iterable[Any]) -> list[Any]:

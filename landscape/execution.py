@@ -7,11 +7,12 @@ import pickle
 import signal
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,12 +43,19 @@ class Work:
         journal: Keeps finished pieces, so that the same work goes on after an interruption; None keeps nothing.
         progress: Called with (stage, pieces done, pieces in all).
         remote_passes: Passes over the data that were made in other processes.
+        stages: How many maps have used each stage name.
     """
 
     executor: Executor
     journal: Journal | None = None
     progress: Progress | None = None
     remote_passes: int = 0
+    stages: Counter[str] = field(default_factory=Counter)
+
+    def open_stage(self, name: str) -> str:
+        """Name the pieces of one map, so that two maps of a probe do not take each other's."""
+        self.stages[name] += 1
+        return name if self.stages[name] == 1 else f"{name}-{self.stages[name]}"
 
 
 class SerialExecutor(Executor):
@@ -122,14 +130,21 @@ def resumable_map(
 
     Raises:
         ValueError: If `shared` cannot be sent to another process.
+        TypeError: If an answer is not a dict of numbers.
     """
     work = _current.get() or Work(SerialExecutor())
+    stage = work.open_stage(stage)
     keys = [f"{stage}/{number}" for number in range(len(items))]
     known = work.journal.records() if work.journal else {}
     found: dict[str, Answer] = {key: known[key] for key in keys if key in known}
     _report(work, stage, len(found), len(keys))
     todo = [(key, item) for key, item in zip(keys, items, strict=True) if key not in found]
     for key, answer in _computed(work, function, shared, todo):
+        if not isinstance(answer, dict):
+            raise TypeError(
+                f"a piece of work must answer with a dict of numbers such as {{'loss': 0.5}}, "
+                f"got {type(answer).__name__}."
+            )
         if work.journal:
             work.journal.append(key, answer)
         found[key] = answer

@@ -11,11 +11,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import xarray as xr
 
 from landscape.execution import Progress, Work, open_executor, working
+from landscape.identity import plain
 from landscape.objective import Objective
 from landscape.provenance import provenance
 from landscape.store import Journal, Store
@@ -75,6 +75,7 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
     Raises:
         TypeError: If the probe does not return an `xarray.Dataset`.
     """
+    identity = objective.identity()
     started, passes = time.monotonic(), objective.num_passes
     with working(work):
         answer = probe(objective)
@@ -84,7 +85,7 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
         probe=kebab(type(probe).__name__),
         probe_class=f"{type(probe).__module__}:{type(probe).__qualname__}",
         probe_fields=json.dumps(probe_fields(probe), sort_keys=True),
-        **{key: _attribute(value) for key, value in objective.identity().items()},
+        **{key: _attribute(value) for key, value in identity.items()},
         **provenance(objective.device),
         wall_seconds=time.monotonic() - started,
         data_passes=objective.num_passes - passes + work.remote_passes,
@@ -103,31 +104,23 @@ def answer_name(probe: Probe, objective: Objective) -> str:
 
 
 def probe_fields(probe: Probe) -> dict[str, Any]:
-    """Write the fields of a probe as plain values; objects other than numbers and text by their `str`.
+    """Write the fields of a probe as plain values; objects other than numbers, text and arrays by their `str`.
 
     Raises:
-        TypeError: If the probe is not a dataclass.
+        TypeError: If the probe is not a dataclass, or is the class itself.
     """
+    if isinstance(probe, type):
+        raise TypeError(f"a probe must be an instance, {probe.__name__} is a class; write {probe.__name__}().")
     if not is_dataclass(probe):
         raise TypeError(
             f"a probe must be a frozen dataclass, {type(probe).__name__} is not; add @dataclass(frozen=True)."
         )
-    return {field.name: _plain(getattr(probe, field.name)) for field in fields(probe)}
+    return {field.name: plain(getattr(probe, field.name)) for field in fields(probe)}
 
 
 def kebab(name: str) -> str:
     """Write a class name as a word of the command line: WeightNorm -> weight-norm."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower().strip("_")
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return str(value)
 
 
 def _attribute(value: Any) -> Any:

@@ -37,6 +37,12 @@ def batch_norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
+def recalibrated_buffers(model: nn.Module) -> list[str]:
+    """Name the buffers that `recalibrate` overwrites."""
+    prefixes = [name for name, module in model.named_modules() if module in batch_norms(model)]
+    return [".".join(filter(None, (p, b))) for p in prefixes for b in ("running_mean", "running_var")]
+
+
 def recalibrate(model: nn.Module, run: Callable[[], Any]) -> None:
     """Set the running statistics of every BatchNorm layer to those of the data, at the model's parameters.
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.admission import (
+    SAMPLE,
+    depends_on_cuts,
+    first_loss,
+    is_classification,
+    own_copy,
+    precision,
+    require_determinism,
+    require_finite_weights,
+    require_labels,
+    require_mean,
+    require_one_number,
+    require_pairs,
+)
 from landscape.batch_size import is_out_of_memory, measured_batch_size
 from landscape.examples import Examples
-from landscape.normalization import recalibrate, set_policy
+from landscape.identity import describe_function, digest_named, rounded
+from landscape.normalization import recalibrate, recalibrated_buffers, set_policy
 from landscape.parameters import ParameterLayout
-from landscape.randomness import moved_buffers, name_the_random_part, preserved_rng
+from landscape.randomness import preserved_rng
 
 Loss = Callable[[Any, Any], Tensor]
 Step = Callable[[nn.Module, Any], Tensor]
@@ -35,6 +48,9 @@ class Objective:
         examples: The data.
         also: Further data measured at the same points, by name.
         num_passes: How many times the whole data has been read so far.
+        batch_size: Examples a batch.
+        depends_on_cuts: Whether the loss is not the mean of its batches, as under ``normalization="batch"`` or with
+            class weights. Then `batch_size` is part of what is measured.
     """
 
     def __init__(
@@ -65,8 +81,8 @@ class Objective:
                 (see `landscape.normalization`).
             device: Where to compute; default: where the model is.
             dtype: Floating-point type to compute in; default: the model's (float32 for half precision).
-            batch_size: Examples a batch; default: chosen from the measured memory of one example. Under
-                ``normalization="batch"`` it is part of what is measured, and defaults to the whole data.
+            batch_size: Examples a batch; default: chosen from the measured memory of one example. Where the loss
+                `depends_on_cuts` the default is the whole data.
             examples: Use this many examples, a random subset fixed by seed 0; default: all.
             also: Further data by name, for example ``{"test": data}``, measured but never differentiated.
 
@@ -81,24 +97,21 @@ class Objective:
         self.parameters = parameters
         self.loss_function, self.step_function = loss, step
         self.layout = ParameterLayout.of(model, parameters)
-        self.device, self.dtype = _where(model, device), _precision(model, dtype)
-        self._module = _own_copy(model).to(self.device, self.dtype)
+        self.device, self.dtype = _where(model, device), precision(model, dtype)
+        self._module = own_copy(model).to(self.device, self.dtype)
         if isinstance(loss, nn.Module):
             self.loss_function = copy.deepcopy(loss).to(self.device, torch.float64)
         self._loss_in_double = True
-        _require_finite_weights(self._module)
+        require_finite_weights(self._module)
         set_policy(self._module, normalization)
         self.theta = self.layout.current(self._module)
 
         self.examples = self._fix(data, examples)
         self.also = {name: self._fix(more) for name, more in (also or {}).items()}
         self.num_passes = 0
+        self._values: list[float] | None = None
         with self._quiet():
-            self._check_evaluation()
-            self.batch_size = self._choose_batch_size(batch_size)
-            self._check_determinism()
-            if loss is not None:
-                self._check_mean()
+            self._admit(batch_size)
 
     # --- what a user asks -------------------------------------------------------------------------------------
 
@@ -142,7 +155,7 @@ class Objective:
         """
         with self._quiet():
             self._place(self.theta if theta is None else theta)
-            if self.normalization == "recalibrated":
+            if self._recalibrates:
                 recalibrate(self._module, self._forward_over_the_data)
             yield
 
@@ -170,27 +183,21 @@ class Objective:
             try:
                 return self._weighted_sum(function, examples)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or not self._can_halve(examples):
+                if not is_out_of_memory(error):
                     raise
-                self.batch_size = max(1, self.batch_size // 2)
+                self._halve(examples, error)
 
     def identity(self) -> dict[str, Any]:
         """Everything the value of the objective depends on, as plain values: digests, policy, dtype."""
-        state = hashlib.sha256()
-        for name, tensor in sorted(self._module.state_dict().items()):
-            if name not in self.layout.names and not _is_recalibrated(name, self.normalization):
-                state.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                state.update(_bytes(tensor))
-        state.update(repr(self.layout.names).encode() + _bytes(self.theta))
-        function = self.loss_function if self.loss_function is not None else self.step_function
         return {
-            "parameters_sha256": state.hexdigest(),
+            "parameters_sha256": self._state_digest(),
             "data_sha256": self.examples.digest(),
             **{f"{name}_data_sha256": more.digest() for name, more in self.also.items()},
-            "loss_function": _name_of(function),
+            "loss_function": describe_function(self.loss_function or self.step_function),
+            "loss_values": self._loss_values(),
             "parameters": self.parameters if isinstance(self.parameters, str) else list(self.parameters),
             "normalization": self.normalization,
-            "batch_size": self.batch_size if self.normalization != "running" else 0,
+            "batch_size": self.batch_size if self._batch_size_matters else 0,
             "dtype": str(self.dtype).removeprefix("torch."),
             "num_examples": len(self.examples),
             "num_parameters": self.size,
@@ -227,7 +234,7 @@ class Objective:
 
         def measure(batch: Any) -> list[Tensor]:
             loss, output = self._evaluate(batch)
-            if output is None or not _is_classification(output, batch[1]):
+            if output is None or not is_classification(output, batch[1]):
                 return [loss]
             names[1:] = ["accuracy"]
             return [loss, (output.argmax(dim=1) == batch[1]).double().mean()]
@@ -244,9 +251,44 @@ class Objective:
         self.num_passes += examples is self.examples
         return totals
 
-    def _can_halve(self, examples: Examples) -> bool:
-        # Under batch statistics a smaller batch is another loss, so running out of memory is an error there.
-        return examples.divisible and self.batch_size > 1 and self.normalization != "batch"
+    @property
+    def _recalibrates(self) -> bool:
+        return self.normalization == "recalibrated"
+
+    @property
+    def _batch_size_matters(self) -> bool:
+        return self.depends_on_cuts or self._recalibrates
+
+    def _halve(self, examples: Examples, error: BaseException) -> None:
+        """Halve the batch size after running out of memory, where that leaves the loss what it is."""
+        if not examples.divisible or self.batch_size == 1:
+            raise error
+        if self._batch_size_matters:
+            raise RuntimeError(
+                f"out of memory with batches of {self.batch_size} examples, whose size is part of what is measured "
+                "here, so it is not lowered by itself; choose it with batch_size=."
+            ) from error
+        self.batch_size //= 2
+
+    def _state_digest(self) -> str:
+        """Digest what the model computes with: all its tensors, and which of them vary."""
+        self._place(self.theta)
+        ignored = recalibrated_buffers(self._module) if self._recalibrates else []
+        tensors = {name: t for name, t in self._module.state_dict().items() if isinstance(t, Tensor)}
+        return digest_named(
+            {f"{n} varies" if n in self.layout.names else n: t for n, t in tensors.items() if n not in ignored}
+        )
+
+    def _loss_values(self) -> list[float]:
+        """Tell apart models and losses of the same name by the loss of a batch, here and a small step away."""
+        if self._values is None:
+            batch, _ = next(self.examples.batches(256))
+            wave = torch.arange(self.size, device=self.device, dtype=self.dtype).cos()
+            self._values = []
+            for theta in (self.theta, self.theta + 0.01 * (1 + self.theta.abs()) * wave):
+                with torch.no_grad(), self.at(theta):
+                    self._values.append(rounded(self.batch_loss(batch).item()))
+        return self._values
 
     def _forward_over_the_data(self) -> None:
         def forward(batch: Any) -> list[Tensor]:
@@ -255,94 +297,48 @@ class Objective:
 
         self.average(forward)
 
-    # --- checks before any compute ----------------------------------------------------------------------------
+    # --- before any compute -----------------------------------------------------------------------------------
+
+    def _admit(self, batch_size: int | None) -> None:
+        """Refuse data and losses that do not fit, with the reason, and choose the batch size."""
+        named = {"data": self.examples, **{f"also[{name!r}]": more for name, more in self.also.items()}}
+        for where, examples in named.items():
+            if self.loss_function is not None:
+                require_pairs(examples, where)
+                require_labels(self._module, self.loss_function, examples, where)
+            require_one_number(self._first_loss(examples, where))
+        self.depends_on_cuts = self._try_out() or self.normalization == "batch"
+        self.batch_size = self._choose_batch_size(batch_size)
+
+    def _try_out(self, most: int = SAMPLE) -> bool:
+        """Evaluate at most so many examples, fewer where they do not fit; say whether the loss depends on cuts."""
+        try:
+            require_determinism(self._module, self.batch_loss, self.examples, most)
+            require_mean(self.batch_loss, self.examples, most)
+            return depends_on_cuts(self.batch_loss, self.examples, most)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or most == 1:
+                raise
+        return self._try_out(most // 2)
+
+    def _first_loss(self, examples: Examples, where: str) -> Tensor:
+        for in_double in (self.loss_function is not None, False):
+            self._loss_in_double = in_double
+            try:
+                return first_loss(self.batch_loss, examples)
+            except Exception as error:
+                reason = error
+        raise ValueError(f"the loss cannot be evaluated on {where}: {reason}") from reason
 
     def _choose_batch_size(self, batch_size: int | None) -> int:
         if batch_size is not None:
             if batch_size < 1:
                 raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
             return batch_size
-        if self.normalization == "batch" or not self.examples.divisible:
+        if self.depends_on_cuts or not self.examples.divisible:
             return len(self.examples)
         example = next(self.examples.batches(1))[0]
         return measured_batch_size(self._module, lambda: self._evaluate(example), len(self.examples), self.device)
-
-    def _check_evaluation(self) -> None:
-        """Evaluate a few examples once, so that what does not fit fails here with its reason."""
-        for where, examples in {
-            "data": self.examples,
-            **{f"also[{n!r}]": e for n, e in self.also.items()},
-        }.items():
-            batch, _ = next(examples.batches(2))
-            if self.loss_function is not None:
-                _require_pair(batch, where)
-                self._check_labels(examples, where)
-            loss = self._first_loss(batch, where)
-            if not isinstance(loss, Tensor) or loss.numel() != 1:
-                shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-                raise ValueError(f"the loss of a batch must be one number (its mean), got {shape}.")
-
-    def _first_loss(self, batch: Any, where: str) -> Tensor:
-        for in_double in (self.loss_function is not None, False):
-            self._loss_in_double = in_double
-            try:
-                with torch.no_grad():
-                    return self._evaluate(batch)[0]
-            except Exception as error:
-                reason = error
-        raise ValueError(f"the loss cannot be evaluated on {where}: {reason}") from reason
-
-    def _check_labels(self, examples: Examples, where: str) -> None:
-        (inputs, _), _ = next(examples.batches(2))
-        try:
-            with torch.no_grad():
-                output = self._module(inputs)
-        except Exception as error:
-            raise ValueError(f"the model cannot be evaluated on {where}: {error}") from error
-        for (_, target), _ in examples.batches(len(examples)):
-            if not _is_classification(output, target):
-                return
-            ignored = getattr(self.loss_function, "ignore_index", -100)
-            low, high = target[target != ignored].min().item(), target.max().item()
-            if low < 0 or high >= output.shape[1]:
-                raise ValueError(
-                    f"the labels of {where} go from {low} to {high}, but the model has {output.shape[1]} outputs "
-                    f"(classes 0 to {output.shape[1] - 1}); use a model with enough outputs or relabel."
-                )
-
-    def _check_determinism(self) -> None:
-        batch, _ = next(self.examples.batches(self.batch_size))
-        before = {name: b.clone() for name, b in self._module.named_buffers()}
-
-        def evaluate() -> Tensor:
-            with torch.no_grad():
-                return self._evaluate(batch)[0]
-
-        first, second = evaluate(), evaluate()
-        moved = moved_buffers(before, self._module)
-        if moved:
-            raise ValueError(
-                f"evaluating the loss changes the buffer {moved[0]!r}: a normalization layer is in train mode "
-                "inside the forward or step function; do not call .train() there, let normalization= choose."
-            )
-        tolerance = 0.0 if self.device.type == "cpu" else 1e-6
-        if not torch.isclose(first, second, rtol=tolerance, atol=0.0, equal_nan=True):
-            reason = name_the_random_part(self._module, evaluate)
-            raise ValueError(f"the loss is not deterministic ({first.item()} then {second.item()}): {reason}")
-
-    def _check_mean(self) -> None:
-        """A loss that sums over examples doubles when every example is there twice; a mean stays."""
-        batch, _ = next(self.examples.batches(8))
-        if not self.examples.divisible:
-            return
-        twice = [torch.cat([part, part]) for part in batch]
-        with torch.no_grad():
-            once, doubled = self._evaluate(batch)[0], self._evaluate(twice)[0]
-        if once != 0 and torch.isclose(doubled, 2 * once, rtol=1e-3) and not torch.isclose(doubled, once):
-            raise ValueError(
-                'the loss is a sum over examples, an objective needs their mean; use reduction="mean" '
-                "or divide by the number of examples."
-            )
 
 
 def flat_gradient(value: Tensor, tensors: Sequence[Tensor], **options: Any) -> Tensor:
@@ -357,66 +353,6 @@ def _where(model: nn.Module, device: torch.device | str | None) -> torch.device:
     return torch.device(device) if device is not None else next(model.parameters()).device
 
 
-def _precision(model: nn.Module, dtype: torch.dtype | None) -> torch.dtype:
-    dtypes = {p.dtype for p in model.parameters() if p.requires_grad}
-    if any(d.is_complex for d in dtypes):
-        raise TypeError("complex parameters have no real loss landscape here; use their real and imaginary parts.")
-    if dtype is not None:
-        return dtype
-    if dtypes <= {torch.float16, torch.bfloat16}:
-        warnings.warn("the model is in half precision; measuring in float32 (pass dtype= to choose).", stacklevel=4)
-        return torch.float32
-    return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
-def _own_copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise ValueError(
-            f"the model cannot be copied ({error}); an objective works on a copy so that yours stays as it is. "
-            "Detach tensors that it keeps from an earlier forward pass, or remove what cannot be copied."
-        ) from error
-
-
-def _require_finite_weights(model: nn.Module) -> None:
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        bad = (~tensor.isfinite()).sum().item() if tensor.is_floating_point() else 0
-        if bad:
-            raise ValueError(
-                f"the weights are not finite: {name!r} has {bad} NaN or infinite of {tensor.numel()} entries; "
-                "load a checkpoint from before the training diverged."
-            )
-
-
-def _require_pair(batch: Any, where: str) -> None:
-    if not isinstance(batch, list | tuple) or len(batch) != 2:
-        raise ValueError(
-            f"loss= needs batches (inputs, targets), {where} gives {type(batch).__name__}"
-            f"{f' of {len(batch)}' if hasattr(batch, '__len__') else ''}; pass step=lambda model, batch: ... instead."
-        )
-
-
-def _is_classification(output: Any, target: Any) -> bool:
-    if not (isinstance(output, Tensor) and isinstance(target, Tensor)):
-        return False
-    whole = not target.is_floating_point() and target.dtype != torch.bool
-    return output.ndim == 2 and output.shape[1] > 1 and target.ndim == 1 and whole
-
-
-def _is_recalibrated(name: str, normalization: str) -> bool:
-    return normalization == "recalibrated" and name.endswith(("running_mean", "running_var"))
-
-
 def _double(value: Any) -> Any:
     """Raise a float32 tensor to float64, so that a loss averages without rounding."""
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _name_of(function: Any) -> str:
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    return f"{getattr(owner, '__module__', '')}.{owner.__qualname__}".removeprefix("torch.nn.")

@@ -96,9 +96,9 @@ class Hessian(LinearOperator):
         """Multiply K vectors at once: (P, K) -> (P, K).
 
         Raises:
-            ValueError: If V does not have P rows.
+            ValueError: If V does not have P rows, or no columns.
         """
-        if V.ndim != 2 or V.shape[0] != self.size:
+        if V.ndim != 2 or V.shape[0] != self.size or not V.shape[1]:
             raise ValueError(f"expected vectors as columns of a ({self.size}, K) matrix, got {tuple(V.shape)}.")
         columns = V.to(self.device, self.dtype).unbind(dim=1)
         # Fused attention has no second derivative, its plain form has.

@@ -61,9 +61,11 @@ class ParameterLayout:
             frozen: Names that are there but cannot be chosen, for the error message.
 
         Raises:
-            ValueError: If a pattern matches nothing.
+            ValueError: If a pattern matches nothing, or there is none.
         """
         patterns = (parameters,) if isinstance(parameters, str) else tuple(parameters)
+        if not patterns:
+            raise ValueError('parameters= needs at least one name or pattern, such as "layer3.*"; got none.')
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in self.names):
                 raise ValueError(_no_match(pattern, self.names, frozen))

@@ -35,10 +35,14 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, str | int | bool
         "torch": str(torch.__version__),
         "landscape": _version("landscape-lab"),
         "lightning": _version("pytorch-lightning"),
-        "device": str(device),
+        "device": _name_of(torch.device(device)),
         "tf32": _allows_tf32(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def command() -> str:

@@ -29,6 +29,6 @@ def tensors_of(structure: Any) -> list[Tensor]:
 
 
 def count_examples(batch: Any) -> int:
-    """Length of the first axis of the first tensor of a batch; 1 where there is none."""
-    tensors = tensors_of(batch)
-    return len(tensors[0]) if tensors and tensors[0].ndim else 1
+    """Length of the first axis of the last tensor of a batch, usually the targets; 1 where there is none."""
+    lengths = [len(tensor) for tensor in tensors_of(batch) if tensor.ndim]
+    return lengths[-1] if lengths else 1

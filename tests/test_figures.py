@@ -10,14 +10,6 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
-from answers import (
-    bowl,
-    slice_answer,
-    spectrum_answer,
-    spectrum_by_step,
-    surface_answer,
-    training_answer,
-)
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
@@ -26,6 +18,14 @@ from landscape import figures
 from landscape.figures.scales import is_wide, log_levels, number
 from landscape.figures.style import notes, plain, shortened, told_apart
 from landscape.store import UnwritableError
+from tests.answers import (
+    bowl,
+    slice_answer,
+    spectrum_answer,
+    spectrum_by_step,
+    surface_answer,
+    training_answer,
+)
 
 
 def drawn(figure: Figure, gid: str) -> np.ndarray:

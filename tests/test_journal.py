@@ -41,8 +41,7 @@ def written(journal: Journal) -> bytes:
 def same(ours: dict, theirs: dict) -> bool:
     """Equal with types, NaN equal to itself."""
     return ours.keys() == theirs.keys() and all(
-        type(value) is type(theirs[name])
-        and np.array_equal(value, theirs[name], equal_nan=np.ndim(value) > 0)
+        type(value) is type(theirs[name]) and np.array_equal(value, theirs[name], equal_nan=np.ndim(value) > 0)
         for name, value in ours.items()
     )
 
@@ -115,9 +114,7 @@ def test_appending_goes_on_after_a_torn_tail(journal: Journal, written: bytes, l
     assert right(journal.records()) == len(RECORDS)
 
 
-def test_a_whole_record_of_another_program_is_an_error(
-    journal: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_record_of_another_program_is_an_error(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("landscape.store.journal.json.dumps", lambda header: '{"name": 1}')
     journal.append("0", {})
     with pytest.raises(DamagedFileError, match=r"record of another program.*remove the file"):

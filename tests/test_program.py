@@ -44,9 +44,7 @@ def test_a_stop_that_lightning_turned_into_an_exit_is_still_a_stop(monkeypatch: 
     monkeypatch.setattr(sys, "argv", ["landscape", "list", "a folder"])
     result = CliRunner().invoke(cli, ["list"])
     assert result.exit_code == 143
-    assert (
-        "stopped by SIGTERM; what is finished is saved. To go on: landscape list 'a folder'" in result.stderr
-    )
+    assert "stopped by SIGTERM; what is finished is saved. To go on: landscape list 'a folder'" in result.stderr
 
 
 class Terminal(io.StringIO):

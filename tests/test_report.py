@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import xarray as xr
-from answers import slice_answer, spectrum_answer, spectrum_by_step, surface_answer, training_answer
 
 from landscape.figures.report import write_report
 from landscape.store import MissingError, Store, UnwritableError
+from tests.answers import slice_answer, spectrum_answer, spectrum_by_step, surface_answer, training_answer
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from answers import surface_answer, training_answer
 
 from landscape.figures.report import write_report
 from landscape.store import Store
+from tests.answers import surface_answer, training_answer
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

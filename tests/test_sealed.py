@@ -115,9 +115,7 @@ def test_no_flipped_bit_goes_unseen() -> None:
         bit = chance.randrange(8 * len(data))
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(
-            DamagedFileError, match=r"run-7 is damaged, .* not the digest of the rest; restore"
-        ):
+        with pytest.raises(DamagedFileError, match=r"run-7 is damaged, .* not the digest of the rest; restore"):
             unpack(bytes(damaged), "run-7")
 
 
@@ -247,9 +245,7 @@ def zip_bomb(file: h5py.File, secret: Path) -> None:
     properties.set_chunk((10**7,))
     properties.set_deflate(9)
     properties.set_deflate(9)
-    planted = h5py.h5d.create(
-        file.id, b"planted", h5py.h5t.NATIVE_INT8, h5py.h5s.create_simple((10**7,)), properties
-    )
+    planted = h5py.h5d.create(file.id, b"planted", h5py.h5t.NATIVE_INT8, h5py.h5s.create_simple((10**7,)), properties)
     planted.write(h5py.h5s.ALL, h5py.h5s.ALL, np.zeros(10**7, "i1"))
 
 

@@ -208,9 +208,7 @@ class FailingDisk(Disk):
         super().lock(descriptor)
 
 
-@pytest.mark.parametrize(
-    "code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOLCK]
-)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOLCK])
 @pytest.mark.parametrize("forever", [False, True])
 def test_whichever_operation_fails_the_file_is_old_or_new(store: Store, code: int, forever: bool) -> None:
     full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -330,9 +328,7 @@ def test_a_second_process_may_read_but_not_write(store: Store) -> None:
     store.write("slice", OLD)
     with python(HOLDING, store.path) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
-        with pytest.raises(
-            LockedError, match=rf"being written by process {process.pid} on .*; wait until it ends"
-        ):
+        with pytest.raises(LockedError, match=rf"being written by process {process.pid} on .*; wait until it ends"):
             store.write("slice", NEW)
         with pytest.raises(LockedError, match="being written by process"), store.lock():
             pass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from answers import bowl, slice_answer, spectrum_answer, spectrum_by_step, surface_answer, training_answer
 
 from landscape.summary import summarize
 from landscape.width import width
+from tests.answers import bowl, slice_answer, spectrum_answer, spectrum_by_step, surface_answer, training_answer
 
 
 def test_a_summary_holds_what_was_measured():

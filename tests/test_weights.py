@@ -136,9 +136,7 @@ def test_files_that_cannot_be_parsed_are_named(tmp_path: Path, state: dict[str, 
     with pytest.raises(DamagedFileError, match=r"a\.safetensors is damaged: .*restore a copy"):
         load_weights(tmp_path / "a.safetensors")
     (tmp_path / "a.pt").write_bytes(b"not a pickle")
-    with pytest.raises(
-        UnsafeFileError, match=r"a\.pt is refused: it is not what torch\.save writes for tensors"
-    ):
+    with pytest.raises(UnsafeFileError, match=r"a\.pt is refused: it is not what torch\.save writes for tensors"):
         load_weights(tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes(b"")
     with pytest.raises(DamagedFileError, match=r"a\.pt cannot be read \(EOFError\); restore a copy"):
@@ -360,9 +358,7 @@ def test_a_prefix_is_taken_off_and_narrower_types_are_widened(state: dict[str, T
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "net._orig_mod."])
 def test_a_prefix_is_offered_not_guessed(state: dict[str, Tensor], prefix: str) -> None:
     tensors = {prefix + name: tensor for name, tensor in state.items()}
-    with pytest.raises(
-        WeightsError, match=f"9 missing .*; the names would fit without '{prefix}': give prefix="
-    ):
+    with pytest.raises(WeightsError, match=f"9 missing .*; the names would fit without '{prefix}': give prefix="):
         fit_weights(network(), tensors)
     fit_weights(network(), tensors, prefix=prefix)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.directions import (
     KINDS,
     ONE_DIMENSIONAL,
+    RANDOM_KINDS,
     Directions,
     coordinates,
     cosine,
@@ -48,7 +49,7 @@ class Slice:
     one_dimensional: str = "zero"
 
     def __post_init__(self) -> None:
-        _check(self, (self.resolution,), (self.radius,))
+        _check(self, (self.resolution,), (self.radius,), (self.center,))
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure the line.
@@ -92,7 +93,7 @@ class Surface:
     one_dimensional: str = "zero"
 
     def __post_init__(self) -> None:
-        _check(self, _both(self.resolution), _both(self.radius))
+        _check(self, _both(self.resolution), _both(self.radius), _both(self.center))
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure the plane.
@@ -233,17 +234,23 @@ def _both(value: Any) -> tuple[Any, Any]:
     return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
 
-def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[float]) -> None:
+def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[float], center: Sequence[float]) -> None:
     if isinstance(probe.directions, str) and probe.directions not in KINDS:
         raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {probe.directions!r}.")
     if probe.one_dimensional not in ONE_DIMENSIONAL:
         raise ValueError(f"one_dimensional must be zero or copy, got {probe.one_dimensional!r}.")
-    if any(not isinstance(n, int) or n < 1 for n in resolution) or len(resolution) > 2:
+    if len({len(resolution), len(radius), len(center)}) > 1 or len(radius) > 2:
+        raise ValueError("resolution, radius and center are each one value for both axes or a pair, one an axis.")
+    if any(not isinstance(n, int) or n < 1 for n in resolution):
         raise ValueError(f"resolution must be whole numbers of at least 1, got {probe.resolution!r}.")
     if any(not (np.isfinite(r) and r > 0) for r in radius):
         raise ValueError(f"radius must be positive and finite, got {probe.radius!r}.")
+    if not np.isfinite(center).all():
+        raise ValueError(f"center must be finite, got {probe.center!r}.")
     if probe.seeds < 1 or probe.seed < 0:
         raise ValueError(f"seeds must be at least 1 and seed at least 0, got {probe.seeds} and {probe.seed}.")
+    if probe.seeds > 1 and probe.directions not in RANDOM_KINDS:
+        raise ValueError(f"several seeds need random directions ({', '.join(RANDOM_KINDS)}), not {probe.directions}.")
     points = probe.seeds * int(np.prod([float(n) for n in resolution]))
     if points > most_points():
         raise ValueError(

@@ -25,7 +25,7 @@ class Spectrum:
         tol: Residuals are driven below tol times the largest eigenvalue magnitude.
         seed: Seed of the random start.
         parameters: Pattern of a block of parameters, such as layer3.*.
-        max_matvecs: Budget of Hessian products; None for 40 k + 300.
+        max_matvecs: Budget of Hessian products, at least 2 k; None for 40 k + 300.
     """
 
     k: int = 10
@@ -39,6 +39,8 @@ class Spectrum:
             raise ValueError(f"k must be at least 1, got {self.k}.")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
+        if self.max_matvecs is not None and self.max_matvecs < 2 * self.k:
+            raise ValueError(f"max_matvecs must be at least 2 k = {2 * self.k}, got {self.max_matvecs}.")
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Compute both ends.
@@ -75,12 +77,10 @@ class Spectrum:
 
     def _ends(self, hessian: Hessian) -> tuple[list[np.ndarray], list[np.ndarray], int, float]:
         """Largest (descending) and smallest (ascending) values, residuals, flags; products spent; scale."""
-        budget = self.max_matvecs or 40 * self.k + 300
         if 2 * self.k <= hessian.size:
-            pairs = eigenpairs(hessian, 2 * self.k, "both", self.tol, self.seed, budget)
-            rows = _rows(pairs)
-            return [r[: self.k] for r in rows], [r[::-1][: self.k] for r in rows], pairs.num_matvecs, pairs.scale
-        pairs = eigenpairs(hessian, hessian.size, "largest", self.tol, self.seed)
+            pairs = eigenpairs(hessian, 2 * self.k, "both", self.tol, self.seed, self.max_matvecs)
+        else:
+            pairs = eigenpairs(hessian, hessian.size, "largest", self.tol, self.seed)
         rows = _rows(pairs)
         return [r[: self.k] for r in rows], [r[::-1][: self.k] for r in rows], pairs.num_matvecs, pairs.scale
 

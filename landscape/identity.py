@@ -1,0 +1,68 @@
+"""What an answer depends on, as digests and plain values."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def digest(*tensors: Tensor) -> str:
+    """SHA-256 over the type, shape and values of tensors, in order."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def digest_named(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and tensors, whatever their order."""
+    parts = [f"{name}:{digest(tensor)}" for name, tensor in sorted(tensors.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """Write a value as plain text and numbers that tell it from others; arrays by their digest."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return f"array:{digest(torch.from_numpy(value.copy()))}"
+    if isinstance(value, Tensor):
+        return f"tensor:{digest(value)}"
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return str(value)
+
+
+def describe_function(function: Any) -> str:
+    """Name a loss or step function with what is bound to it: settings of a module, arguments of a partial."""
+    if isinstance(function, functools.partial):
+        bound = plain({"args": function.args, **function.keywords})
+        return f"{describe_function(function.func)} with {bound}"
+    if isinstance(function, nn.Module):
+        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+        bound = plain({**settings, **function.state_dict()})
+        return f"{_name_of(type(function))} with {bound}"
+    return _name_of(function if hasattr(function, "__qualname__") else type(function))
+
+
+def rounded(value: float) -> float:
+    """Round to about five digits, so that another thread count or batch size gives the same number."""
+    if not math.isfinite(value) or abs(value) < 1:
+        return round(value, 4) if math.isfinite(value) else value
+    return float(f"{value:.5g}")
+
+
+def _name_of(function: Any) -> str:
+    return f"{getattr(function, '__module__', '')}.{function.__qualname__}".removeprefix("torch.nn.")

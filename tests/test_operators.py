@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from landscape.objective import Objective
+from landscape.operators import Hessian
+from tests import oracles
+from tests.problems import NETWORKS, LinearRegression, built, network, perceptron, quadratic, rotated, seeded, vectors
+
+# Products in float64 carry a few times 1e-16 of the norm; 1e-10 leaves room for sums over the data.
+EXACT = 1e-10
+
+
+@pytest.mark.parametrize("batch_size", [23, 6])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_hessian_is_the_dense_one(name, batch_size):
+    model, data = network(name)
+    H = Hessian(Objective(model, data, loss=F.cross_entropy, batch_size=batch_size)).dense()
+    assert (H - oracles.dense_hessian(model, data)).abs().max() < EXACT
+    assert H.abs().max() > 0.01
+
+
+def test_linear_regression_has_its_closed_form():
+    inputs = torch.randn(9, 5, generator=seeded(0), dtype=torch.float64)
+    objective = Objective(built(LinearRegression, dtype=torch.float64), (inputs, inputs[:, 0]), loss=F.mse_loss)
+    assert torch.allclose(Hessian(objective).dense(), 2 * inputs.T @ inputs / 9, atol=1e-14)
+
+
+def test_a_quadratic_has_its_matrix_at_every_point():
+    A = rotated([4.0, 1.0, 0.5, -3.0])
+    objective = quadratic(A)
+    for theta in (None, objective.theta * 0, objective.theta + 3):
+        assert torch.allclose(Hessian(objective, theta).dense(), A, atol=1e-14)
+
+
+def test_the_point_is_the_one_given():
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    moved = objective.theta + 0.2
+    H = Hessian(objective, moved)
+    with torch.no_grad():
+        for name, part in objective.layout.unflatten(moved).items():
+            model.get_parameter(name).copy_(part)
+    assert torch.allclose(H.dense(), oracles.dense_hessian(model, data), atol=EXACT)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("name", ["BatchNorm", "attention", "tied, frozen, unused"])
+def test_symmetry_and_linearity(name, dtype, tolerance):
+    model, data = network(name, dtype)
+    H = Hessian(Objective(model, data, loss=F.cross_entropy))
+    u, v = torch.randn(2, H.size, generator=seeded(1), dtype=torch.float64).to(dtype)
+    scale = (H @ u).norm() * v.norm()
+    assert (u @ (H @ v) - v @ (H @ u)).abs() < tolerance * scale
+    assert ((H @ (2 * u - 3 * v)) - (2 * (H @ u) - 3 * (H @ v))).norm() < tolerance * (H @ u).norm() * 10
+
+
+def test_float32_products_are_close_to_float64():
+    model, data = network("BatchNorm", torch.float32)
+    single = Hessian(Objective(model, data, loss=F.cross_entropy))
+    double = Hessian(Objective(model, data, loss=F.cross_entropy, dtype=torch.float64))
+    v = torch.randn(single.size, generator=seeded(0))
+    assert (single @ v - double @ v).norm() < 1e-4 * (double @ v).norm()  # 6e-7 was measured
+
+
+def test_a_product_is_the_slope_of_the_gradient():
+    """Smooth networks only: with ReLU the difference sees kinks that the Hessian leaves out."""
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    H, v = Hessian(objective), torch.randn(objective.size, generator=seeded(0), dtype=torch.float64)
+    errors = [
+        (oracles.central_difference(objective.gradient, objective.theta, v, step) - H @ v).norm()
+        for step in (1e-2, 1e-3)
+    ]
+    assert errors[1] < 1e-4
+    assert 10**1.8 < errors[0] / errors[1] < 10**2.2  # order 2 +- 0.2
+
+
+def test_blocks_are_the_blocks_of_the_whole():
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    whole = Hessian(objective).dense()
+    kept = torch.cat([torch.full((p.numel(),), n.startswith("fc.")) for n, p in model.named_parameters()])
+    block = Hessian(objective, parameters="fc.*")
+    assert block.size == 16
+    assert torch.allclose(block.dense(), whole[kept][:, kept], atol=1e-14)
+    both = Hessian(objective, parameters=["conv.weight", "fc.bias"])
+    assert both.size == 27 + 4
+
+
+def test_many_vectors_at_once_are_the_same_as_one_by_one():
+    model, data = network("attention")
+    H = Hessian(Objective(model, data, loss=F.cross_entropy))
+    V = torch.randn(H.size, 5, generator=seeded(0), dtype=torch.float64)
+    one_by_one = torch.stack([H.matvec(v) for v in V.T], dim=1)
+    assert torch.equal(H @ V, one_by_one)
+    assert torch.equal(H.dense(block=7), H.dense())
+
+
+def test_a_constant_gradient_has_no_curvature():
+    objective = Objective(built(lambda: nn.Linear(5, 3)), vectors(), loss=lambda output, target: output.mean())
+    H = Hessian(objective)
+    assert objective.gradient().any()
+    assert not H.dense().any()
+
+
+def test_a_loss_without_parameters_has_no_curvature():
+    objective = Objective(built(perceptron), vectors(), step=lambda model, batch: batch[0].mean())
+    assert not (Hessian(objective) @ torch.ones(objective.size)).any()
+
+
+def test_products_work_where_gradients_are_switched_off():
+    H = Hessian(quadratic(rotated([2.0, 1.0])))
+    with torch.no_grad():
+        assert (H @ torch.ones(2)).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scipy_finds_the_same_eigenvalues(dtype):
+    model, data = network("attention", dtype)
+    H = Hessian(Objective(model, data, loss=F.cross_entropy))
+    wrapped = H.to_scipy()
+    assert wrapped.shape == (H.size, H.size)
+    assert wrapped.dtype == (np.float32 if dtype == torch.float32 else np.float64)
+    model, data = network("attention")
+    exact = torch.linalg.eigvalsh(oracles.dense_hessian(model, data)).flip(0)[:4].numpy()
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    assert np.allclose(oracles.scipy_eigenvalues(wrapped, 4, "LA"), exact, atol=tolerance)
+    block = wrapped @ np.ones((H.size, 2), dtype=wrapped.dtype)
+    assert np.allclose(block[:, 0], wrapped.rmatvec(np.ones((H.size, 1), dtype=wrapped.dtype))[:, 0], atol=1e-6)
+
+
+def test_refusals():
+    objective = quadratic(rotated([2.0, 1.0, 0.0]))
+    with pytest.raises(ValueError, match=r"vectors as columns of a \(3, K\) matrix, got \(2, 1\)"):
+        Hessian(objective) @ torch.ones(2)
+    with pytest.raises(ValueError, match=r"got \(3,\)"):
+        Hessian(objective).matmat(torch.ones(3))
+    with pytest.raises(ValueError, match=r"got \(3, 0\)"):
+        Hessian(objective) @ torch.ones(3, 0)
+    with pytest.raises(ValueError, match="matches no trainable parameter"):
+        Hessian(objective, parameters="layer3.*")
+    with pytest.raises(ValueError, match="expected a vector of 3 parameters"):
+        Hessian(objective, torch.ones(4)) @ torch.ones(3)

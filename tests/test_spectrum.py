@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import xarray as xr
+
+from landscape.objective import Objective
+from landscape.probes import Spectrum
+from landscape.probes.spectrum import judge
+from tests import oracles
+from tests.problems import network, quadratic, rotated
+
+LONG = torch.linspace(0.1, 1, 200, dtype=torch.float64).tolist()
+
+
+@pytest.mark.parametrize(
+    ("spectrum", "verdict", "reason"),
+    [
+        ([5.0, 3.0, 1.0, 0.5], "minimum", "every curvature is positive"),
+        ([5.0, 3.0, 1.0, -0.5], "saddle", "curvature of both signs"),
+        ([-5.0, -3.0, -1.0, -0.5], "maximum", "every curvature is negative"),
+        ([5.0, 3.0, 1.0, 0.0], "undecided", "cannot be told from zero"),
+        ([0.0, 0.0, 0.0, 0.0], "undecided", "cannot be told from zero"),
+        ([5.0, 3.0, 1.0, 1e-15], "undecided", "cannot be told from zero"),  # below 100 eps * 5
+        ([*LONG, 9.0], "minimum", "every curvature is positive"),
+        ([*LONG, 9.0, -3.0], "saddle", "curvature of both signs"),
+    ],
+)
+def test_verdicts(spectrum, verdict, reason):
+    answer = Spectrum(k=2)(quadratic(rotated(spectrum)))
+    assert answer.attrs["verdict"] == verdict
+    assert reason in answer.attrs["verdict_reason"]
+    ordered = sorted(spectrum, reverse=True)
+    assert answer.eigenvalue.sel(end="largest").values == pytest.approx(ordered[:2], abs=2e-3 * max(map(abs, spectrum)))
+    assert answer.eigenvalue.sel(end="smallest").values == pytest.approx(
+        ordered[::-1][:2], abs=2e-3 * max(map(abs, spectrum))
+    )
+
+
+def test_a_small_negative_value_within_its_error_proves_nothing():
+    answer = Spectrum(k=1)(quadratic(rotated([*LONG, 9.0, -1.0])))
+    assert judge(answer)[0] == "saddle"
+    answer["residual"].loc[{"end": "smallest"}] = 1.5
+    assert judge(answer)[0] == "undecided"
+    answer["converged"][:] = False
+    verdict, reason = judge(answer)
+    assert verdict == "undecided"
+    assert "have not converged" in reason
+
+
+def test_a_budget_that_ends_early_is_undecided():
+    answer = Spectrum(k=2, tol=1e-9, max_matvecs=5)(quadratic(rotated(LONG)))
+    assert not answer.converged.values.all()
+    assert answer.attrs["verdict"] == "undecided"
+    assert answer.num_matvecs.item() == 5 + 4
+
+
+def test_a_network_has_both_ends_of_its_dense_hessian():
+    model, data = network("attention")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    answer = Spectrum(k=3, tol=1e-6)(objective)
+    exact = torch.linalg.eigvalsh(oracles.dense_hessian(model, data)).numpy()
+    assert np.allclose(answer.eigenvalue.sel(end="largest"), exact[::-1][:3], atol=1e-6)
+    assert np.allclose(answer.eigenvalue.sel(end="smallest"), exact[:3], atol=1e-6)
+    assert answer.gradient_norm.item() == pytest.approx(oracles.gradient(model, data).norm().item(), rel=1e-10)
+    assert answer.loss.item() == objective.loss().item()
+    assert answer.end.values.tolist() == ["largest", "smallest"]
+    assert answer["rank"].values.tolist() == [0, 1, 2]
+    eps = torch.finfo(torch.float64).eps
+    assert answer.tolerance.item() == pytest.approx(100 * eps * np.abs(exact).max(), rel=1e-3)
+
+
+def test_a_block_has_its_own_spectrum():
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    answer = Spectrum(k=2, parameters="fc.*")(objective)
+    kept = torch.cat([torch.full((p.numel(),), n.startswith("fc.")) for n, p in model.named_parameters()])
+    exact = torch.linalg.eigvalsh(oracles.dense_hessian(model, data)[kept][:, kept]).flip(0)
+    assert np.allclose(answer.eigenvalue.sel(end="largest"), exact[:2], atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_up_to_all_eigenvalues(k):
+    answer = Spectrum(k=k)(quadratic(rotated([4.0, 3.0, 2.0, 1.0])))
+    assert answer.eigenvalue.sel(end="largest").values == pytest.approx([4, 3, 2, 1][:k])
+    assert answer.eigenvalue.sel(end="smallest").values == pytest.approx([1, 2, 3, 4][:k])
+
+
+def test_one_parameter_has_one_eigenvalue():
+    answer = Spectrum(k=1)(quadratic(torch.tensor([[3.0]], dtype=torch.float64)))
+    assert answer.eigenvalue.values.ravel().tolist() == pytest.approx([3, 3])
+    assert answer.attrs["verdict"] == "minimum"
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+        Spectrum(k=0)
+    for tol in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="tol must lie between 0 and 1"):
+            Spectrum(tol=tol)
+    with pytest.raises(ValueError, match="max_matvecs must be at least 2 k = 20, got 19"):
+        Spectrum(max_matvecs=19)
+    with pytest.raises(ValueError, match="k must lie between 1 and the number of parameters 2, got 3"):
+        Spectrum(k=3)(quadratic(rotated([1.0, 2.0])))
+
+
+def test_an_answer_is_a_data_set():
+    assert isinstance(Spectrum(k=1)(quadratic(rotated([1.0, 2.0]))), xr.Dataset)
