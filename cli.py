@@ -302,9 +302,9 @@ def probe_command(name: str) -> click.Command:
         if option.name == "directions":
             option.help = f"{option.help} Here also pca, of the run's trajectory, or to:RUN, toward another run."
 
-    def ask_runs(runs: tuple[Path, ...], executor: str, as_json: bool, **values: Any) -> None:
+    def ask_runs(runs: tuple[Path, ...], **values: Any) -> None:
         configuration = {field: values.pop(field) for field in taken}
-        ask_all(cls, configuration, runs, executor, as_json, **values)
+        ask_all(cls, configuration, runs, **values)
 
     help_text = (cls.__doc__ or "").strip().split("\n\n")[0]
     common = [option for option in objective_options() if option.name not in taken]
@@ -327,6 +327,11 @@ def objective_options() -> list[click.Parameter]:
         "--device": {"help": "cpu, cuda, cuda:1, ...; where the model is if left out."},
         "--batch-size": {"type": at_least_one, "help": "Examples a batch; measured if left out."},
         "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
+        "--threads": {
+            "type": at_least_one,
+            "default": 1,
+            "help": "Threads of torch; more help large networks, and move the last bits of Hessian products.",
+        },
         "--executor": {
             "default": "serial",
             "metavar": "serial|processes|processes:N",
@@ -341,12 +346,21 @@ def objective_options() -> list[click.Parameter]:
 
 
 def ask_all(
-    cls: type, values: dict[str, Any], runs: tuple[Path, ...], executor: str, as_json: bool, **options: Any
+    cls: type,
+    values: dict[str, Any],
+    runs: tuple[Path, ...],
+    executor: str,
+    threads: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
+    import torch
+
     from landscape.measure import answer_name, ask
     from models.opened import open_run
 
+    torch.set_num_threads(threads)
     asked = []
     for run in map(open_run, runs):
         objective = objective_of(run, **options)

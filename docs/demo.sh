@@ -18,7 +18,7 @@ for optimizer in sgd adam; do
 done
 for skip in skip no-skip; do
     run=$out/resnet-$skip
-    landscape train --data digits --model resnet --depth 14 --norm batch "--$skip" --optimizer sgd --lr 0.1 \
+    landscape train --data digits --model resnet --depth 14 --width 8 --norm batch "--$skip" --optimizer sgd --lr 0.1 \
         --batch-size 128 --epochs 8 --seed 0 --out "$run"
     runs+=("$run")
 done
@@ -26,7 +26,7 @@ done
 say "2/4 measuring"
 landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3
 landscape probe surface "${runs[@]}" --directions filter --resolution 31 --examples 512
-landscape probe spectrum "${runs[@]}" --k 10
+landscape probe spectrum "${runs[@]}" --k 5
 
 say "3/4 drawing"
 landscape figure "${runs[@]}" --format pdf,png --width single
