@@ -104,7 +104,8 @@ class Objective:
         self._loss_in_double = True
         require_finite_weights(self._module)
         set_policy(self._module, normalization)
-        self.theta = self.layout.current(self._module)
+        self._parameters = dict(self._module.named_parameters())
+        self.theta = self.layout.flatten(self._parameters).detach()
 
         self.examples = self._fix(data, examples)
         self.also = {name: self._fix(more) for name, more in (also or {}).items()}
@@ -161,8 +162,7 @@ class Objective:
 
     def tensors(self, layout: ParameterLayout) -> list[Tensor]:
         """List the copy's parameters that a layout names, for automatic differentiation."""
-        parameters = dict(self._module.named_parameters())
-        return [parameters[name] for name in layout.names]
+        return [self._parameters[name] for name in layout.names]
 
     def batch_loss(self, batch: Any) -> Tensor:
         """Mean loss of one batch where the copy stands; to be used inside `at`."""
