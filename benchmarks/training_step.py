@@ -92,11 +92,8 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     data = load_data("digits")
-    found: dict[str, list[float]] = {
-        "bare loop": [],
-        "Lightning, monitors off": [],
-        "Lightning, dynamics every step": [],
-    }
+    ways = {"bare loop": bare, "Lightning, monitors off": lightning, "Lightning, dynamics every step": monitored}
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(ROUNDS + 1):
         for name, run in ways.items():
             seconds = run(data)

@@ -24,8 +24,8 @@ for skip in skip no-skip; do
 done
 
 say "2/4 measuring"
-landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3
-landscape probe surface "${runs[@]}" --directions filter --resolution 31 --examples 512
+landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3 --executor processes
+landscape probe surface "${runs[@]}" --directions filter --resolution 31 --executor processes
 landscape probe spectrum "${runs[@]}" --k 5
 
 say "3/4 drawing"
