@@ -21,6 +21,7 @@ from models.schedules import SCHEDULES
 
 _ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip")
 _OPTIMIZER_OPTIONS = ("momentum", "betas")
+_LEFT_OUT = (None, "default")
 
 
 def _in(group: str, default: Any) -> Any:
@@ -42,8 +43,9 @@ class RunConfig:
         model: mlp, lenet, cnn, vgg, resnet or wideresnet.
         width: Units or channels; for wideresnet the multiplier.
         depth: Layers; 6n + 2 for resnet, 6n + 4 for wideresnet.
-        norm: batch, layer, instance, group or none.
-        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, elu, gelu, silu or identity.
+        norm: batch, layer, instance, group or none; default is the architecture's own.
+        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, elu, gelu, silu or identity; default is the architecture's
+            own.
         skip: Whether a residual network has its skip connections.
         init: default (torch's), zeros, constant, small-normal, large-normal, xavier-uniform, xavier-normal,
             he-uniform, he-normal or orthogonal.
@@ -74,8 +76,8 @@ class RunConfig:
     model: str = _in("Model", "cnn")
     width: int | None = _in("Model", None)
     depth: int | None = _in("Model", None)
-    norm: str | None = _in("Model", None)
-    activation: str | None = _in("Model", None)
+    norm: str = _in("Model", "default")
+    activation: str = _in("Model", "default")
     skip: bool = _in("Model", True)
     init: str = _in("Model", "default")
     optimizer: str = _in("Training", "sgd")
@@ -110,10 +112,8 @@ class RunConfig:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(unknown(name, getattr(self, name), choices))
-        if self.norm is not None:
-            NORMS[self.norm]
-        if self.activation is not None:
-            make_activation(self.activation)
+        NORMS[self.norm]
+        make_activation(self.activation)
         Moments.of(self.snapshots)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
@@ -125,14 +125,14 @@ class RunConfig:
         ARCHITECTURES.check(self.model, self._given(_ARCHITECTURE_OPTIONS, architecture))
         OPTIMIZERS.check(self.optimizer, self._given(_OPTIMIZER_OPTIONS, optimizer))
         for name, default in {**architecture, **optimizer, "lr": default_lr(self.optimizer)}.items():
-            if getattr(self, name) is None:
+            if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
         if self.betas is not None:
             object.__setattr__(self, "betas", tuple(self.betas))
 
     def _given(self, names: tuple[str, ...], taken: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that were given; a skip that is on is none to a network that has no skips."""
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in names if getattr(self, name) not in _LEFT_OUT}
         return {name: value for name, value in given.items() if name in taken or value is not True}
 
     @property

@@ -58,10 +58,12 @@ def train(config: RunConfig, out: str | Path, progress: Progress | None = None) 
         LockedError: If another process is at work in this folder.
         KeyboardInterrupt: If one came; what is finished is saved.
     """
+    # what does not fit fails before a folder is made
+    prepared = None if Path(out).exists() else _Training(config)
     store = Store(out)
     with store.lock():
         if not _finished(store, config):
-            _Training(config, store).run(progress)
+            (prepared or _Training(config)).run(store, progress)
         for name in ("training", "trajectory"):
             store.journal(name).discard()
         (store.path / "resume.safetensors").unlink(missing_ok=True)
@@ -86,9 +88,9 @@ def _finished(store: Store, config: RunConfig) -> bool:
 class _Training:
     """One run from its configuration to its sealed files."""
 
-    def __init__(self, config: RunConfig, store: Store) -> None:
-        """Load and build everything, so that what does not fit fails before anything is written."""
-        self.config, self.store = config, store
+    def __init__(self, config: RunConfig) -> None:
+        """Load and build everything; nothing is written."""
+        self.config = config
         self.device = _device(config.device)
         self.data = load_data(config.data, **config.data_options)
         self.network = build_model(
@@ -99,16 +101,16 @@ class _Training:
         _refuse_lonely_example(config, self.data)
         self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
         self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
-        self._announce()
 
-    def run(self, progress: Progress | None) -> None:
+    def run(self, store: Store, progress: Progress | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""
-        checkpoint = self.store.path / "resume.safetensors"
+        self._announce(store)
+        checkpoint = store.path / "resume.safetensors"
         interruption = Interruption()
-        callbacks = [interruption, self._dynamics(), *self._best(), EpochCheckpoint(checkpoint, progress)]
+        callbacks = [interruption, self._dynamics(store), *self._best(store), EpochCheckpoint(checkpoint, progress)]
         val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
         with _own_settings(self.config.threads, self.device):
-            trainer = _trainer(self.config, self.device, self.store.path, callbacks)
+            trainer = _trainer(self.config, self.device, store.path, callbacks)
             try:
                 trainer.fit(
                     self.module,
@@ -121,18 +123,18 @@ class _Training:
                     raise
                 raise interruption.cause from None
 
-    def _announce(self) -> None:
+    def _announce(self, store: Store) -> None:
         """Write run.json, or make sure that the data is what it was when the run began."""
-        if (self.store.path / "run.json").exists():
-            before = self.store.load_json("run")["data_sha256"]
+        if (store.path / "run.json").exists():
+            before = store.load_json("run")["data_sha256"]
             if before != self.data.digest:
                 raise ValueError(
-                    f"the data {self.config.data!r} has changed since {self.store.path} began to train on it; "
+                    f"the data {self.config.data!r} has changed since {store.path} began to train on it; "
                     "restore it, or choose another folder"
                 )
             return
         about = {"schema_version": SCHEMA_VERSION, "kind": "trained", "config": self.config.to_dict()}
-        self.store.save_json("run", {**about, "data_sha256": self.data.digest})
+        store.save_json("run", {**about, "data_sha256": self.data.digest})
 
     def _optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
         c = self.config
@@ -150,22 +152,21 @@ class _Training:
             return None
         return make_schedule(c.schedule, len(self.loader) * c.epochs, c.warmup)
 
-    def _dynamics(self) -> TrainingDynamics:
-        return TrainingDynamics(
-            self.store.path, snapshots=self.config.snapshots, submodule="network", results=self._results
-        )
+    def _dynamics(self, store: Store) -> TrainingDynamics:
+        results = partial(self._results, store)
+        return TrainingDynamics(store.path, snapshots=self.config.snapshots, submodule="network", results=results)
 
-    def _best(self) -> list[BestWeights]:
+    def _best(self, store: Store) -> list[BestWeights]:
         c = self.config
         watched = c.early_stopping or c.keep_best
-        return [BestWeights(self.store.path / "best.safetensors", c.early_stopping)] if watched else []
+        return [BestWeights(store.path / "best.safetensors", c.early_stopping)] if watched else []
 
-    def _results(self) -> dict[str, float]:
+    def _results(self, store: Store) -> dict[str, float]:
         """Save the weights that are kept, and measure them on the test and training split."""
-        best = self.store.path / "best.safetensors"
+        best = store.path / "best.safetensors"
         if self.config.keep_best and best.exists():
             fit_weights(self.network, load_weights(best)[0])
-        save_weights(self.store.path / "weights.safetensors", self.network.state_dict())
+        save_weights(store.path / "weights.safetensors", self.network.state_dict())
         found = {}
         for name, examples in (("test", self.data.test), ("final_train", self.data.train)):
             found[f"{name}_loss"], found[f"{name}_accuracy"] = measure(self.network, examples)

@@ -70,6 +70,7 @@ class TrainingDynamics(Recording):
         self._losses: list[Tensor] = []
         self._buffer: list[dict[str, Any]] = []
         self._finished_epoch: int | None = None
+        self._recorded: dict[str, float] | None = None
         self._validated = False
         self._logged_before: set[str] = set()
         self._validation_metrics: set[str] = set()
@@ -151,7 +152,7 @@ class TrainingDynamics(Recording):
 
         self._device = pl_module.device
         self._step = trainer.global_step
-        self._pending, self._finished_epoch = {}, None
+        self._pending, self._finished_epoch, self._recorded = {}, None, None
         self._losses.clear()
         self._buffer.clear()
         self._training = self._open("training", self._step, restore_training)
@@ -186,7 +187,7 @@ class TrainingDynamics(Recording):
     def _flush(self) -> None:
         if self._buffer:
             columns = {name: _column([row[name] for row in self._buffer]) for name in self._buffer[0]}
-            self._training.append("step", columns)
+            self._training.append("step", columns, sync=False)
             self._buffer.clear()
 
     def _record_epoch(self, trainer: pl.Trainer) -> None:
@@ -194,12 +195,13 @@ class TrainingDynamics(Recording):
         if self._finished_epoch is None:
             return
         stale = set() if self._validated else self._validation_metrics
-        logged = {_plain(name): value for name, value in trainer.callback_metrics.items() if name not in stale}
-        columns = {name: np.array([float(value)]) for name, value in logged.items()}
-        place = {"epoch": np.array([self._finished_epoch]), "step": np.array([self._step])}
-        self._training.append("epoch", {**columns, **place})
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name not in stale}
+        if logged != self._recorded:
+            place = {"epoch": np.array([self._finished_epoch]), "step": np.array([self._step])}
+            self._training.append("epoch", {_plain(name): np.array([logged[name]]) for name in logged} | place)
+        self._recorded = logged
         if trainer.current_epoch != self._finished_epoch:
-            self._finished_epoch, self._validated = None, False
+            self._finished_epoch, self._validated, self._recorded = None, False, None
 
     def _snapshot(self, trainer: pl.Trainer, epochs: int | None = None) -> None:
         if self._step in self._kept:

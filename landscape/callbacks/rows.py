@@ -39,14 +39,15 @@ class Rows:
         """Whether nothing has been written."""
         return not self._written
 
-    def append(self, table: str, columns: Mapping[str, Any]) -> None:
+    def append(self, table: str, columns: Mapping[str, Any], sync: bool = True) -> None:
         """Add rows; once this returns they survive the death of the process.
 
         Args:
             table: The table's name.
             columns: Arrays whose first axis counts rows, "step" among them; a single row may carry anything else.
+            sync: Also wait for the disk, so that these rows and all before them survive the loss of power.
         """
-        self._write(table, dict(columns))
+        self._write(table, dict(columns), sync)
 
     def rewind(self, step: int) -> None:
         """Forget all rows beyond a step."""
@@ -76,8 +77,8 @@ class Rows:
         """Close the journal's file."""
         self._journal.close()
 
-    def _write(self, kind: str, values: dict[str, Any]) -> None:
-        self._journal.append(f"{kind} {self._written}", values)
+    def _write(self, kind: str, values: dict[str, Any], sync: bool = True) -> None:
+        self._journal.append(f"{kind} {self._written}", values, sync)
         self._written += 1
 
 

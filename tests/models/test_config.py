@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from landscape.fields import fields_of
+from landscape.fields import fields_of, parse
 from models.config import RunConfig
 
 
@@ -37,6 +37,12 @@ def test_every_field_explains_itself():
     for field in fields_of(RunConfig):
         assert field.help and field.group, field.name
         assert not field.required
+
+
+def test_no_norm_can_be_asked_for_in_text():
+    (norm,) = (field for field in fields_of(RunConfig) if field.name == "norm")
+    assert RunConfig(model="cnn", norm=parse("none", norm.annotation)).norm == "none"
+    assert RunConfig(model="cnn").norm == "batch"
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from landscape.callbacks import ProbeEvery
+from landscape.probes import Slice
 from landscape.store import DamagedFileError, LockedError, MissingError, NewerSchemaError, Store, UnsafeFileError
 from landscape.weights import WeightsError, digest_tensors, load_weights, save_weights
 from models.architectures import build_model
 from models.classifier import Classifier
+from models.data import TensorLoader, load_data
 from models.run import RunConfig, import_weights, measure, open_run, train
 
 TINY = RunConfig(
@@ -389,6 +393,25 @@ def test_a_pickle_with_code_is_refused(factory, tmp_path):
 def test_a_classifier_works_alone():
     module = Classifier(nn.Linear(3, 2), torch.optim.SGD)
     assert module(torch.zeros(4, 3)).shape == (4, 2)
+
+
+def test_a_probe_while_a_classifier_trains(tmp_path):
+    data = load_data("digits", train_size=64)
+    module = Classifier(build_model("cnn", data.input_shape, 10, width=4, depth=2), torch.optim.SGD)
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ProbeEvery(Slice(resolution=3, seeds=1), every="epochs:1", out=tmp_path, examples=32)],
+    )
+    trainer.fit(module, TensorLoader(data.train, 32, shuffle=True), TensorLoader(data.val, 64))
+    (name,) = Store(tmp_path).names()
+    answer = Store(tmp_path).read(name)
+    assert answer["loss"].dims[0] == "step" and answer["step"].values.tolist() == [0, 2, 4]
+    assert np.isfinite(answer["loss"]).all()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
