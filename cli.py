@@ -420,17 +420,18 @@ def import_(file: Path, model: str, data: str, out: Path) -> None:
 @runs_argument
 @click.option("--format", "formats", default="pdf", help="pdf, png or svg; several by commas.")
 @click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
-def figure(runs: tuple[Path, ...], formats: str, width: str) -> None:
+@json_option
+def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> None:
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
 
     for folder in runs:
-        store = open_store(folder)
+        store, written = open_store(folder), []
         for name in store.names():
             for title, drawing in figures.draw(store.read(name), name).items():
                 path = folder / "figures" / f"{name}-{title}"
-                for written in figures.save(drawing, path, formats=formats.split(","), width=width):
-                    click.echo(written)
+                written += figures.save(drawing, path, formats=formats.split(","), width=width)
+        say(written, f"{clean(folder / 'figures')}: {len(written)} files", as_json)
 
 
 @cli.command()

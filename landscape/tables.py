@@ -156,7 +156,8 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [jsonable(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    is_plain = value is None or isinstance(value, str | int | float)
+    return value if is_plain and not (isinstance(value, float) and not math.isfinite(value)) else str(value)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) -> str:
