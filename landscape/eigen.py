@@ -118,7 +118,11 @@ def _search(lanczos: _Lanczos, k: int, which: str, tol: float, budget: int) -> E
 
 
 class _Lanczos:
-    """An orthonormal basis V (P, m) grown by products, and V^T H V in float64."""
+    """An orthonormal basis V (P, m) grown by products, V^T H V in float64, and directions still to follow.
+
+    With the directions p_i and their couplings c_i, H V = V (V^T H V) + sum_i p_i c_i^T. Plain Lanczos follows one
+    direction, the residual of its last product; every fresh start adds another.
+    """
 
     def __init__(self, operator: LinearOperator, seed: int, max_basis: int):
         self.operator = operator
@@ -128,8 +132,8 @@ class _Lanczos:
         self.matrix = torch.zeros(self.capacity, self.capacity, dtype=torch.float64)
         self.size = 0
         self.num_matvecs = 0
-        self.beta = 0.0
-        self.next: Tensor | None = self._random()
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self._draw()
 
     @property
     def full(self) -> bool:
@@ -138,14 +142,15 @@ class _Lanczos:
     @property
     def exhausted(self) -> bool:
         """Whether the basis spans the whole space."""
-        return self.next is None
+        return not self.pending
 
     def projected(self) -> Tensor:
         return self.matrix[: self.size, : self.size]
 
     def errors(self, small: Tensor) -> Tensor:
-        """Residual norms of Ritz pairs from the last row of their coordinates: |beta s_m|."""
-        return self.beta * small[self.size - 1].abs()
+        """Bounds on the residual norms of Ritz pairs with these coordinates: sum_i |c_i^T s|."""
+        couplings = [coupling[: self.size] for _, coupling in self.pending]
+        return torch.stack([*couplings, torch.zeros(self.size, dtype=torch.float64)]).matmul(small).abs().sum(dim=0)
 
     def ritz_vectors(self, small: Tensor) -> Tensor:
         return self.basis[: self.size].T @ small.to(self.basis.dtype).to(self.basis.device)
@@ -157,37 +162,52 @@ class _Lanczos:
             self._step()
 
     def restart(self, small: Tensor) -> None:
-        """Keep the Ritz vectors with these coordinates; the residual direction goes on from them."""
+        """Keep the Ritz vectors with these coordinates; the pending directions go on from them."""
         ritz_values = small.T @ self.projected() @ small
         kept = small.shape[1]
         self.basis[:kept] = self.ritz_vectors(small).T
         self.matrix.zero_()
         self.matrix[:kept, :kept] = torch.diag(ritz_values.diagonal())
+        self.pending = [(p, self._padded(small.T @ c[: self.size])) for p, c in self.pending]
         self.size = kept
 
     def start_again(self) -> None:
-        """Go on from a random vector instead of the residual direction."""
-        self.next = self._random()
+        """Follow a random direction beside the others."""
+        self._draw()
+
+    def _draw(self) -> None:
+        direction = self._random()
+        if direction is not None:
+            self.pending.append((direction, self._padded(torch.zeros(0, dtype=torch.float64))))
 
     def _step(self) -> None:
-        assert self.next is not None
+        direction, _ = self.pending.pop(0)
+        rest, _ = self._orthogonalize(direction)
+        if rest.norm() > 1e-2:  # else the basis has grown to hold it meanwhile
+            self._follow(rest / rest.norm())
+        if not self.pending:
+            self._draw()
+
+    def _follow(self, direction: Tensor) -> None:
         column = self.size
-        self.basis[column] = self.next
+        self.basis[column] = direction
         self.size += 1
-        product = self.operator.matvec(self.next)
+        product = self.operator.matvec(direction)
         self.num_matvecs += 1
         if not product.isfinite().all():
             raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
         rest, coordinates = self._orthogonalize(product)
         self.matrix[column, : self.size] = coordinates
         self.matrix[: self.size, column] = coordinates
-        self.beta = rest.norm().item()
+        beta = rest.norm().item()
         noise = 10 * torch.finfo(self.basis.dtype).eps * self.projected().abs().max().item()
-        if self.beta <= noise:
-            self.beta = 0.0
-            self.next = self._random() if self.size < self.operator.size else None
-        else:
-            self.next = rest / self.beta
+        if beta > noise:
+            coupling = torch.zeros(self.size, dtype=torch.float64)
+            coupling[column] = beta
+            self.pending.append((rest / beta, self._padded(coupling)))
+
+    def _padded(self, coupling: Tensor) -> Tensor:
+        return torch.nn.functional.pad(coupling, (0, self.capacity - len(coupling)))
 
     def _orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the projection on the basis twice; return the rest and the coordinates (m,) in float64."""
