@@ -357,6 +357,7 @@ def ask_all(
     """Ask a probe of several runs, print each answer; exit code 5 where points failed or are not finite."""
     import torch
 
+    from landscape.execution import open_executor
     from landscape.measure import answer_name, ask
     from models.opened import open_run
 
@@ -366,12 +367,13 @@ def ask_all(
         objective = objective_of(run, **options)
         asked.append((cls(**with_directions(values, run, objective)), objective, run.store))
     bad = 0
-    for probe, objective, store in asked:
-        with progress_bar(store.path.name) as progress:
-            answer = ask(probe, objective, store, executor=executor, progress=progress)
-        bad += nonfinite(answer) + unfinished(answer)
-        path = store.path / f"{answer_name(probe, objective)}.h5"
-        say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
+    with open_executor(executor) as engine:
+        for probe, objective, store in asked:
+            with progress_bar(store.path.name) as progress:
+                answer = ask(probe, objective, store, executor=engine, progress=progress)
+            bad += nonfinite(answer) + unfinished(answer)
+            path = store.path / f"{answer_name(probe, objective)}.h5"
+            say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
     if bad:
         raise click.exceptions.Exit(FAILED_POINTS)
 

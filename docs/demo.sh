@@ -5,33 +5,38 @@ set -euo pipefail
 out=${1:?give the folder for the runs, for example results/demo}
 say() { printf '\n== %s\n' "$*"; }
 
+# Two commands at a time, one a core; what one of them fails with ends the demo.
+jobs=()
+start() { "$@" & jobs+=($!); [ ${#jobs[@]} -lt 2 ] || finish; }
+finish() { for job in ${jobs[@]+"${jobs[@]}"}; do wait "$job"; done; jobs=(); }
+trap 'kill ${jobs[@]+"${jobs[@]}"} 2>/dev/null || true' EXIT
+
 say "1/4 training"
 runs=()
-for optimizer in sgd adam; do
-    for batch in 32 512; do
-        run=$out/$optimizer-b$batch
+for batch in 32 512; do
+    for optimizer in sgd adam; do
         lr=$([ "$optimizer" = sgd ] && echo 0.1 || echo 0.001)
-        landscape train --data digits --model cnn --norm batch --optimizer "$optimizer" --lr "$lr" \
-            --batch-size "$batch" --epochs 40 --seed 0 --out "$run"
-        runs+=("$run")
+        runs+=("$out/$optimizer-b$batch")
+        start landscape train --data digits --model cnn --norm batch --optimizer "$optimizer" --lr "$lr" \
+            --batch-size "$batch" --epochs 40 --seed 0 --out "$out/$optimizer-b$batch"
     done
 done
 for skip in skip no-skip; do
-    run=$out/resnet-$skip
-    landscape train --data digits --model resnet --depth 14 --width 8 --norm batch "--$skip" --optimizer sgd --lr 0.1 \
-        --batch-size 128 --epochs 15 --seed 0 --out "$run"
-    runs+=("$run")
+    runs+=("$out/resnet-$skip")
+    start landscape train --data digits --model resnet --depth 14 --width 8 --norm batch "--$skip" \
+        --optimizer sgd --lr 0.1 --batch-size 128 --epochs 15 --seed 0 --out "$out/resnet-$skip"
 done
+finish
 
 say "2/4 measuring"
 landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3 --executor processes
 landscape probe surface "${runs[@]}" --directions filter --resolution 31 --executor processes
 landscape probe surface "$out/sgd-b32" "$out/adam-b32" --directions pca --resolution 31 --executor processes
-landscape probe spectrum "${runs[@]}" --k 5
+for run in "${runs[@]}"; do start landscape probe spectrum "$run" --k 5; done
+finish
 
 say "3/4 drawing"
-pictures=$(landscape figure "${runs[@]}" --format pdf,png --width single | wc -l)
-echo "$pictures pictures in $out/*/figures/"
+landscape figure "${runs[@]}" --format pdf,png --width single
 landscape report "$out" --out "$out/report.html"
 
 say "4/4 what came out"

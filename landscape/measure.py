@@ -53,6 +53,7 @@ def ask(
     """
     name = answer_name(probe, objective)
     if store.has(name):
+        _clear_leftover(store, name)
         return store.read(name)
     opened: AbstractContextManager[Executor] = (
         open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
@@ -125,6 +126,14 @@ def kebab(name: str) -> str:
 
 def _attribute(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
+
+
+def _clear_leftover(store: Store, name: str) -> None:
+    """Remove the journal that a process left when it was killed between sealing the answer and discarding it."""
+    with store.journal(name) as journal:
+        if journal.path.exists():
+            with store.lock():
+                journal.discard()
 
 
 def _discard_if_empty(journal: Journal) -> None:
