@@ -30,8 +30,7 @@ landscape probe surface "$out/sgd-b32" "$out/adam-b32" --directions pca --resolu
 landscape probe spectrum "${runs[@]}" --k 5
 
 say "3/4 drawing"
-pictures=$(landscape figure "${runs[@]}" --format pdf,png --width single | wc -l)
-echo "$pictures pictures in $out/*/figures/"
+landscape figure "${runs[@]}" --format pdf,png --width single
 landscape report "$out" --out "$out/report.html"
 
 say "4/4 what came out"
