@@ -201,6 +201,9 @@ def through(theta: Tensor, second: Tensor, third: Tensor) -> Directions:
 def pca(path: Tensor, steps: Sequence[int], theta: Tensor, count: int = 2) -> Directions:
     """Principal directions of a trajectory, centred at its end `theta`.
 
+    Each is scaled to 1.1 times the largest coordinate of the trajectory along it, so that a radius of 1 shows all of
+    it.
+
     The explained shares mean little by themselves: a pure random walk in many dimensions explains about 90% in two
     components under this centring, so its shares come with them.
 
@@ -211,7 +214,7 @@ def pca(path: Tensor, steps: Sequence[int], theta: Tensor, count: int = 2) -> Di
         count: How many directions.
 
     Raises:
-        ValueError: If fewer than `count` points differ from the end.
+        ValueError: If fewer than `count` points differ from the end, or they span fewer dimensions.
 
     References:
         Li et al., "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018, section 7; Antognini and
@@ -222,11 +225,14 @@ def pca(path: Tensor, steps: Sequence[int], theta: Tensor, count: int = 2) -> Di
     if moved < count:
         raise ValueError(f"{count} principal directions need {count} snapshots that differ from the end, got {moved}.")
     _, singular, right = torch.linalg.svd(rows, full_matrices=False)
+    if singular[count - 1] <= 1e-7 * singular[0]:  # float32 snapshots carry no more
+        raise ValueError(f"the trajectory spans fewer than {count} dimensions; keep more snapshots, or draw a line.")
     shares = (singular**2 / (singular**2).sum())[:count]
-    vectors = fix_signs(right[:count].T).T.to(theta.dtype)
+    axes = fix_signs(right[:count].T).T
+    reach = 1.1 * (rows @ axes.T).abs().amax(dim=0)
     return Directions(
         "pca",
-        vectors,
+        (reach.unsqueeze(1) * axes).to(theta.dtype),
         tuple(f"principal component {n + 1}" for n in range(count)),
         path=path,
         path_steps=tuple(int(step) for step in steps),

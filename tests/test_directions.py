@@ -201,8 +201,11 @@ def test_pca_is_the_singular_vectors_of_the_differences():
     rows = (path[:-1] - theta).numpy()
     _, values, right = np.linalg.svd(rows, full_matrices=False)
     assert made.explained_share == pytest.approx((values**2 / (values**2).sum())[:2], rel=1e-10)
+    reach = 1.1 * np.abs(rows @ right[:2].T).max(axis=0)
     overlap = np.abs(right[:2] @ made.vectors.numpy().T)
-    assert np.allclose(overlap, np.eye(2), atol=1e-10)
+    assert np.allclose(overlap, np.diag(reach), atol=1e-10)
+    inside, _ = D.coordinates(path, theta, made.vectors)
+    assert inside.abs().amax(dim=0).tolist() == pytest.approx([1 / 1.1, 1 / 1.1])  # radius 1 shows the whole path
     peaks = made.vectors.gather(1, made.vectors.abs().argmax(dim=1, keepdim=True))
     assert (peaks > 0).all()
     assert torch.equal(made.path, path)
@@ -230,6 +233,8 @@ def test_pca_needs_points_that_differ():
     theta = torch.zeros(5)
     with pytest.raises(ValueError, match="2 principal directions need 2 snapshots that differ from the end, got 1"):
         D.pca(torch.stack([theta + 1, theta]), (0, 1), theta)
+    with pytest.raises(ValueError, match="the trajectory spans fewer than 2 dimensions"):
+        D.pca(torch.stack([theta + 2, theta + 1, theta]), (0, 1, 2), theta)
 
 
 def test_coordinates_hold_for_directions_of_any_length_and_angle():
