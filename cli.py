@@ -360,12 +360,16 @@ def ask_all(
     from landscape.execution import open_executor
     from landscape.measure import answer_name, ask
     from models.opened import open_run
+    from models.planes import directions_of
 
     torch.set_num_threads(threads)
     asked = []
     for run in map(open_run, runs):
         objective = objective_of(run, **options)
-        asked.append((cls(**with_directions(values, run, objective)), objective, run.store))
+        chosen = dict(values)
+        if isinstance(values.get("directions"), str):
+            chosen["directions"] = directions_of(values["directions"], run, objective)
+        asked.append((cls(**chosen), objective, run.store))
     bad = 0
     with open_executor(executor) as engine:
         for probe, objective, store in asked:
@@ -385,24 +389,6 @@ def objective_of(run: Run, **options: Any) -> Objective:
     if options.get("dtype"):
         options["dtype"] = getattr(torch, options["dtype"])
     return run.objective(**{name: value for name, value in options.items() if value is not None})
-
-
-def with_directions(values: dict[str, Any], run: Run, objective: Objective) -> dict[str, Any]:
-    """Replace directions that only a run can tell: `pca` of its trajectory, `to:RUN` toward another one."""
-    import torch
-
-    from landscape import directions
-    from models.opened import open_run
-
-    word = values.get("directions")
-    if word == "pca":
-        snapshots = run.store.read("trajectory")
-        path = torch.from_numpy(snapshots["theta"].values)
-        return {**values, "directions": directions.pca(path, snapshots["step"].values.tolist(), objective.theta)}
-    if isinstance(word, str) and word.startswith("to:"):
-        other = objective.layout.current(open_run(Path(word.removeprefix("to:"))).model())
-        return {**values, "directions": directions.between(objective.theta, other.to(objective.theta))}
-    return values
 
 
 @cli.command("import")

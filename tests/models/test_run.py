@@ -24,7 +24,8 @@ from landscape.weights import WeightsError, digest_tensors, load_weights, save_w
 from models.architectures import build_model
 from models.classifier import Classifier
 from models.data import TensorLoader, load_data
-from models.run import RunConfig, import_weights, measure, open_run, train
+from models.run import RunConfig, import_weights, open_run, train
+from models.training import measure
 
 TINY = RunConfig(
     model="mlp",
@@ -152,7 +153,7 @@ class WithDropout(nn.Module):
 
 
 def test_dropout_is_drawn_by_step(tmp_path, monkeypatch):
-    monkeypatch.setattr("models.run.build_model", lambda *a, **k: WithDropout(build_model(*a, **k)))
+    monkeypatch.setattr("models.training.build_model", lambda *a, **k: WithDropout(build_model(*a, **k)))
     train(TINY, tmp_path / "whole")
     with pytest.raises(Stop):
         train(TINY, tmp_path / "cut", progress=stop_after(2))
@@ -181,7 +182,7 @@ def test_a_signal_reaches_the_caller_and_nothing_is_lost(whole, tmp_path, number
 
 
 def test_a_finished_run_is_not_computed_again(whole, monkeypatch):
-    monkeypatch.setattr("models.run._Training", None)
+    monkeypatch.setattr("models.training.Training", None)
     before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.suffix}
     metrics = train(TINY, whole)
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.suffix} == before

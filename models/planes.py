@@ -1,0 +1,58 @@
+"""Directions that only a run can tell: along its own trajectory, or toward other runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from landscape import Objective, ParameterLayout
+from landscape.directions import Directions, between, pca, through
+from models.opened import Run, open_run
+
+
+def directions_of(word: str, run: Run, objective: Objective) -> str | Directions:
+    """Make the directions that a word of the command line stands for.
+
+    Args:
+        word: ``pca`` of the run's trajectory, ``to:RUN`` toward another run (which lies at alpha = 1), or
+            ``to:RUN,RUN`` for the plane through three of them; every other word is left to the probe.
+        run: Where the line or plane is centred.
+        objective: The objective of that run.
+
+    Raises:
+        MissingError: If the run has no trajectory, or there is no such other run.
+        ValueError: If another run has other parameters, or the directions do not exist.
+    """
+    if word == "pca":
+        return _along_the_trajectory(run, objective)
+    kind, _, rest = word.partition(":")
+    if kind != "to":
+        return word
+    points = [_point(Path(folder), objective) for folder in rest.split(",")]
+    if len(points) > 2:
+        raise ValueError(f"a plane goes through three runs, {word!r} names {len(points)} others; name one or two.")
+    return between(objective.theta, points[0]) if len(points) == 1 else through(objective.theta, *points)
+
+
+def _along_the_trajectory(run: Run, objective: Objective) -> Directions:
+    snapshots = run.store.read("trajectory")
+    whole = ParameterLayout.of(run.model())
+    rows = torch.from_numpy(snapshots["theta"].values)
+    path = torch.stack([objective.layout.flatten(whole.unflatten(row)) for row in rows])
+    return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta)
+
+
+def _point(folder: Path, objective: Objective) -> Tensor:
+    model = open_run(folder).model()
+    layout, ours = ParameterLayout.of(model).matching(objective.parameters), objective.layout
+    pairs = (set(zip(one.names, one.shapes, strict=True)) for one in (layout, ours))
+    differing = sorted(set.symmetric_difference(*pairs))
+    if differing:
+        name, shape = differing[0]
+        raise ValueError(
+            f"{folder} has other parameters: {name!r} {tuple(shape)} is not in both "
+            f"({len(differing)} differ); compare runs of equal architectures."
+        )
+    return layout.current(model).to(objective.theta)

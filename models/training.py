@@ -1,0 +1,198 @@
+"""One training in Lightning, from its configuration to its sealed files."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import nn
+from torch.nn import functional as F
+
+from landscape.callbacks import TrainingDynamics
+from landscape.store import Store
+from landscape.weights import fit_weights, load_weights, save_weights
+from models.architectures import build_model
+from models.classifier import Classifier
+from models.config import RunConfig
+from models.data import Examples, Splits, TensorLoader, load_data
+from models.initialization import initialize
+from models.opened import SCHEMA_VERSION
+from models.optimizers import build_optimizer
+from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
+from models.schedules import make_schedule
+from models.seeds import derived_seed
+
+Progress = Callable[[str, int, int], None]
+
+
+class Training:
+    """One run from its configuration to its sealed files."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Load and build everything; nothing is written."""
+        self.config = config
+        self.device = _device(config.device)
+        self.data = load_data(config.data, **config.data_options)
+        self.network = build_model(
+            config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
+        )
+        seed = derived_seed(config.seed, "weights")
+        initialize(self.network, config.init, torch.Generator().manual_seed(seed))
+        _refuse_lonely_example(config, self.data)
+        self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
+        self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
+
+    def run(self, store: Store, progress: Progress | None) -> None:
+        """Train to the end, from the last checkpoint if there is one."""
+        self._announce(store)
+        checkpoint = store.path / "resume.safetensors"
+        interruption = Interruption()
+        callbacks = [interruption, self._dynamics(store), *self._best(store), EpochCheckpoint(checkpoint, progress)]
+        val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
+        with _own_settings(self.config.threads, self.device):
+            trainer = _trainer(self.config, self.device, store.path, callbacks)
+            try:
+                trainer.fit(
+                    self.module,
+                    self.loader,
+                    val or None,
+                    ckpt_path=str(checkpoint) if checkpoint.exists() else None,
+                )
+            except SystemExit:
+                if interruption.cause is None:
+                    raise
+                raise interruption.cause from None
+
+    def _announce(self, store: Store) -> None:
+        """Write run.json, or make sure that the data is what it was when the run began."""
+        if (store.path / "run.json").exists():
+            before = store.load_json("run")["data_sha256"]
+            if before != self.data.digest:
+                raise ValueError(
+                    f"the data {self.config.data!r} has changed since {store.path} began to train on it; "
+                    "restore it, or choose another folder"
+                )
+            return
+        about = {"schema_version": SCHEMA_VERSION, "kind": "trained", "config": self.config.to_dict()}
+        store.save_json("run", {**about, "data_sha256": self.data.digest})
+
+    def _optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
+        c = self.config
+        return partial(
+            _build_optimizer,
+            name=c.optimizer,
+            lr=c.lr,
+            weight_decay=c.weight_decay,
+            options=c.optimizer_options,
+        )
+
+    def _schedule(self) -> Callable[[int], float] | None:
+        c = self.config
+        if c.schedule == "constant" and not c.warmup:
+            return None
+        return make_schedule(c.schedule, len(self.loader) * c.epochs, c.warmup)
+
+    def _dynamics(self, store: Store) -> TrainingDynamics:
+        results = partial(self._results, store)
+        return TrainingDynamics(store.path, snapshots=self.config.snapshots, submodule="network", results=results)
+
+    def _best(self, store: Store) -> list[BestWeights]:
+        c = self.config
+        watched = c.early_stopping or c.keep_best
+        return [BestWeights(store.path / "best.safetensors", c.early_stopping)] if watched else []
+
+    def _results(self, store: Store) -> dict[str, float]:
+        """Save the weights that are kept, and measure them on the test and training split."""
+        best = store.path / "best.safetensors"
+        if self.config.keep_best and best.exists():
+            fit_weights(self.network, load_weights(best)[0])
+        save_weights(store.path / "weights.safetensors", self.network.state_dict())
+        found = {}
+        for name, examples in (("test", self.data.test), ("final_train", self.data.train)):
+            found[f"{name}_loss"], found[f"{name}_accuracy"] = measure(self.network, examples)
+        return found
+
+
+@torch.no_grad()
+def measure(network: nn.Module, examples: Examples, batch_size: int = 1024) -> tuple[float, float]:
+    """Return mean cross-entropy (nats) and accuracy of a network in eval mode, wherever it is."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    loss = correct = 0.0
+    for inputs, targets in TensorLoader(examples.to(device), batch_size):
+        logits = network(inputs).double()
+        loss += F.cross_entropy(logits, targets, reduction="sum").item()
+        correct += (logits.argmax(1) == targets).sum().item()
+    network.train(was_training)
+    return loss / len(examples.targets), correct / len(examples.targets)
+
+
+def _build_optimizer(parameters: Any, *, name: str, lr: float, weight_decay: float, options: Any) -> Any:
+    return build_optimizer(name, parameters, lr, weight_decay, **options)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA GPU here; use cpu or auto")
+    return torch.device(name)
+
+
+def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
+    """Batch normalization of vectors has nothing to average over in a batch of one example."""
+    count = len(data.train.targets)
+    if config.model == "mlp" and config.norm == "batch" and 1 in (count, count % config.batch_size):
+        raise ValueError(
+            f"{count} training examples leave a batch of one, which batch normalization cannot normalize; "
+            "choose another batch_size or train_size"
+        )
+
+
+def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=[device.index or 0] if device.type == "cuda" else 1,
+        max_epochs=config.epochs,
+        callbacks=callbacks,
+        plugins=[SafetensorsCheckpoints(), LightningEnvironment()],
+        default_root_dir=folder,
+        deterministic=device.type == "cuda",
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+@contextmanager
+def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
+    """Train with the run's number of threads, quietly; give every global setting back as it was."""
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    torch.set_num_threads(threads)
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+            # Lightning asks torch for the type of a tree's leaf in a way that torch will drop
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
+            warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(deterministic)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
