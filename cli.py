@@ -300,7 +300,10 @@ def probe_command(name: str) -> click.Command:
     taken = {option.name for option in own}
     for option in own:
         if option.name == "directions":
-            option.help = f"{option.help} Here also pca, of the run's trajectory, or to:RUN, toward another run."
+            option.help = (
+                f"{option.help} Here also pca, of the run's trajectory; to:RUN, toward another run; "
+                "to:RUN,RUN, the plane through three."
+            )
 
     def ask_runs(runs: tuple[Path, ...], **values: Any) -> None:
         configuration = {field: values.pop(field) for field in taken}
