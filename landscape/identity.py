@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
-    return str(value)
+    if hasattr(value, "__qualname__"):
+        return _name_of(value)
+    return re.sub(" at 0x[0-9a-f]+", "", str(value))  # where an object lies in memory says nothing about it
 
 
 def describe_function(function: Any) -> str:
