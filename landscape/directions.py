@@ -62,7 +62,13 @@ class Directions:
         """
         if len(self.vectors) < count:
             raise ValueError(f"{self.kind} gives {len(self.vectors)} direction(s), {count} are needed.")
-        return replace(self, vectors=self.vectors[:count], labels=self.labels[:count])
+        return replace(
+            self,
+            vectors=self.vectors[:count],
+            labels=self.labels[:count],
+            explained_share=self.explained_share[:count],
+            random_walk_share=self.random_walk_share[:count],
+        )
 
 
 def directions_for(
@@ -118,15 +124,16 @@ def random_directions(
         ValueError: If a direction is zero everywhere, because all that would be rescaled is zero in the model, or
             because no filter has room for a second direction.
     """
-    groups = _groups(layout, kind).to(theta.device)
-    drawn = [_gaussian(layout.size, seed, axis).to(theta.device) for axis in range(count)]
+    # Sums by group are not deterministic on a GPU, and a resumed surface needs the same directions: draw on the CPU.
+    point, groups = theta.detach().cpu().double(), _groups(layout, kind)
+    drawn = [_gaussian(layout.size, seed, axis) for axis in range(count)]
     if kind == "weight":
-        drawn = [normalize(d, theta.double(), layout, kind, one_dimensional) for d in drawn]
+        drawn = [normalize(d, point, layout, kind, one_dimensional) for d in drawn]
     for axis in range(1, count):
         for earlier in range(axis):
             drawn[axis] = _orthogonalized(drawn[axis], drawn[earlier], groups)
     if kind in ("filter", "layer"):
-        drawn = [normalize(d, theta.double(), layout, kind, one_dimensional) for d in drawn]
+        drawn = [normalize(d, point, layout, kind, one_dimensional) for d in drawn]
     for axis, direction in enumerate(drawn):
         if not direction.any():
             raise ValueError(
@@ -135,7 +142,7 @@ def random_directions(
             )
     if kind == "gaussian":
         drawn = [d / d.norm() for d in drawn]
-    return torch.stack(drawn).to(theta.dtype)
+    return torch.stack(drawn).to(theta)
 
 
 def normalize(

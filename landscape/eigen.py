@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -254,7 +254,8 @@ def _dense(operator: LinearOperator, k: int, which: str, tol: float) -> Eigenpai
     exact = matrix.double()
     values, vectors = torch.linalg.eigh((exact + exact.T) / 2)
     chosen = vectors[:, _select(len(values), k, which)]
-    return _with_residuals(chosen, exact @ chosen, values.abs().max().item(), tol, operator.size)
+    pairs = _with_residuals(chosen, exact @ chosen, values.abs().max().item(), tol, operator.size)
+    return replace(pairs, vectors=pairs.vectors.to(operator.dtype))
 
 
 def _with_residuals(vectors: Tensor, products: Tensor, scale: float, tol: float, num_matvecs: int) -> Eigenpairs:

@@ -110,8 +110,17 @@ def open_executor(name: str = "serial") -> Iterator[Executor]:
     )
     try:
         yield pool
+    except BaseException:
+        _terminate(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _terminate(pool: ProcessPoolExecutor) -> None:
+    """End the workers at once; a worker asked politely ends its whole chunk first, which may take minutes."""
+    for process in list((pool._processes or {}).values()):  # `terminate_workers` from Python 3.14 on
+        process.terminate()
 
 
 def resumable_map(

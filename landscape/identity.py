@@ -54,17 +54,17 @@ def describe_function(function: Any) -> str:
         bound = plain({"args": function.args, **function.keywords})
         return f"{describe_function(function.func)} with {bound}"
     if isinstance(function, nn.Module):
-        settings = {name: value for name, value in vars(function).items() if not name.startswith("_")}
+        settings = {n: value for n, value in vars(function).items() if not n.startswith("_") and n != "training"}
         bound = plain({**settings, **function.state_dict()})
         return f"{_name_of(type(function))} with {bound}"
     return _name_of(function if hasattr(function, "__qualname__") else type(function))
 
 
 def rounded(value: float) -> float:
-    """Round to about five digits, so that another thread count or batch size gives the same number."""
-    if not math.isfinite(value) or abs(value) < 1:
-        return round(value, 4) if math.isfinite(value) else value
-    return float(f"{value:.5g}")
+    """Round to three digits, so that the last bits (threads, batches, GPU kernels) nearly never show."""
+    if not math.isfinite(value):
+        return value
+    return float(f"{value:.3g}") if abs(value) > 1e-6 else 0.0
 
 
 def _name_of(function: Any) -> str:

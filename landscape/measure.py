@@ -7,7 +7,7 @@ import json
 import re
 import time
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ import xarray as xr
 from landscape.execution import Progress, Work, open_executor, working
 from landscape.identity import plain
 from landscape.objective import Objective
-from landscape.provenance import provenance
-from landscape.store import Journal, Store
+from landscape.provenance import device_name, provenance
+from landscape.store import Journal, LockedError, Store, UnwritableError
 
 
 class Probe(Protocol):
@@ -59,6 +59,9 @@ def ask(
         open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
     )
     with store.lock(), store.journal(name) as journal, opened as engine:
+        if store.has(name):  # another process has finished it while this one waited
+            journal.discard()
+            return store.read(name)
         _agree_on_recipe(journal, objective)
         try:
             answer = answered(probe, objective, Work(engine, journal, progress))
@@ -98,7 +101,8 @@ def answer_name(probe: Probe, objective: Objective) -> str:
     question = {
         "probe": f"{type(probe).__module__}:{type(probe).__qualname__}",
         "fields": probe_fields(probe),
-        "objective": objective.identity(),
+        # How the varying parameters were chosen does not matter beside which they are.
+        "objective": {key: value for key, value in objective.identity().items() if key != "parameters"},
     }
     text = json.dumps(question, sort_keys=True)
     return f"{kebab(type(probe).__name__)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -131,8 +135,9 @@ def _attribute(value: Any) -> Any:
 def _clear_leftover(store: Store, name: str) -> None:
     """Remove the journal that a process left when it was killed between sealing the answer and discarding it."""
     with store.journal(name) as journal:
+        # Whoever holds the lock is at work here; where nothing can be written a left journal does no harm.
         if journal.path.exists():
-            with store.lock():
+            with suppress(LockedError, UnwritableError), store.lock():
                 journal.discard()
 
 
@@ -143,7 +148,7 @@ def _discard_if_empty(journal: Journal) -> None:
 
 
 def _agree_on_recipe(journal: Journal, objective: Objective) -> None:
-    recipe = f"torch {torch.__version__} on {objective.device.type}"
+    recipe = f"torch {torch.__version__} on {device_name(objective.device)}"
     begun = journal.records().get("recipe")
     if begun is None:
         journal.append("recipe", {"recipe": recipe})

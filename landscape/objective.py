@@ -280,14 +280,15 @@ class Objective:
         )
 
     def _loss_values(self) -> list[float]:
-        """Tell apart models and losses of the same name by the loss of a batch, here and a small step away."""
+        """Tell apart models and losses of the same name by the loss of some examples, here and a small step away."""
         if self._values is None:
-            batch, _ = next(self.examples.batches(256))
+            few = self.examples.take(min(256, len(self.examples))) if self.examples.divisible else self.examples
             wave = torch.arange(self.size, device=self.device, dtype=self.dtype).cos()
             self._values = []
             for theta in (self.theta, self.theta + 0.01 * (1 + self.theta.abs()) * wave):
                 with torch.no_grad(), self.at(theta):
-                    self._values.append(rounded(self.batch_loss(batch).item()))
+                    (value,) = self.average(lambda batch: [self.batch_loss(batch)], few)
+                self._values.append(rounded(value.item()))
         return self._values
 
     def _forward_over_the_data(self) -> None:

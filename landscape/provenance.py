@@ -35,13 +35,14 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, str | int | bool
         "torch": str(torch.__version__),
         "landscape": _version("landscape-lab"),
         "lightning": _version("pytorch-lightning"),
-        "device": _name_of(torch.device(device)),
-        "tf32": _allows_tf32(),
+        "device": device_name(torch.device(device)),
+        "tf32": allows_tf32(torch.device(device)),
         "threads": torch.get_num_threads(),
     }
 
 
-def _name_of(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Name a device as its maker does, "cpu" for the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -78,7 +79,11 @@ def _version(distribution: str) -> str:
         return "0+unknown"
 
 
-def _allows_tf32() -> bool:
-    if not torch.cuda.is_available():
+def allows_tf32(device: torch.device) -> bool:
+    """Whether float32 products on this device may use TF32, with its ten bits; yes where torch refuses to say."""
+    if device.type != "cuda":
         return False
-    return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
+    try:
+        return torch.get_float32_matmul_precision() != "highest" or torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # its old and new settings were mixed
+        return True

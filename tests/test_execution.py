@@ -3,6 +3,9 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import signal
+import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -209,3 +212,18 @@ def test_executors_by_name():
 def test_an_answer_is_a_dict():
     with pytest.raises(TypeError, match="must answer with a dict of numbers such as {'loss': 0.5}, got float"):
         resumable_map(lambda _, item: 0.5, None, [1])
+
+
+def slow(_shared, item):
+    time.sleep(5)
+    return {"value": float(item)}
+
+
+def test_an_interruption_does_not_wait_for_slow_pieces():
+    alarm = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_executor("processes:1") as pool, working(Work(pool)):
+        alarm.start()
+        resumable_map(slow, None, range(8))
+    # The chunk of eight pieces takes 40 s; whoever waits for its first piece alone needs 5 s after the alarm.
+    assert time.monotonic() - started < 7

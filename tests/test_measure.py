@@ -262,3 +262,62 @@ def test_public_names_are_found_and_others_are_not():
         landscape.nothing  # noqa: B018
     with pytest.raises(AttributeError, match=r"module 'landscape.probes' has no attribute 'nothing'"):
         landscape.probes.nothing  # noqa: B018
+
+
+def test_equal_questions_have_one_name():
+    objective = cnn()
+    assert answer_name(Slice(radius=1, center=0), objective) == answer_name(Slice(radius=1.0, center=0.0), objective)
+    assert answer_name(Surface(resolution=5), objective) == answer_name(Surface(resolution=(5, 5), radius=1), objective)
+
+
+def test_a_finished_answer_is_read_while_another_process_works(tmp_path, monkeypatch):
+    objective, store = cnn(), Store(tmp_path)
+    probe = Slice(resolution=3)
+    answer = ask(probe, objective, store)
+    store.journal(answer_name(probe, objective)).append("point/0", {"loss": 0.0})  # left by a kill after sealing
+
+    def held(_store):
+        raise LockedError("held")
+
+    monkeypatch.setattr(Store, "lock", held)
+    assert ask(probe, objective, store).identical(answer)
+
+
+def test_what_another_process_finished_meanwhile_is_not_computed_again(tmp_path, monkeypatch):
+    objective, store, probe = cnn(), Store(tmp_path), Slice(resolution=3)
+    answer = ask(probe, objective, store)
+    has, looks = Store.has, iter([False])
+    monkeypatch.setattr(Store, "has", lambda self, name: next(looks, None) is not False and has(self, name))
+    passes = objective.num_passes
+    assert ask(probe, objective, store).identical(answer)
+    assert objective.num_passes == passes
+
+
+def test_identity_survives_little_memory(monkeypatch):
+    """A device that holds eight examples at a time names its answers too."""
+    objective = cnn()
+    original = Objective.batch_loss
+
+    def greedy(self, batch):
+        if len(batch[0]) > 8:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(self, batch)
+
+    monkeypatch.setattr(Objective, "batch_loss", greedy)
+    assert len(objective.identity()["loss_values"]) == 2
+
+
+def test_no_memory_address_enters_the_identity():
+    """Another process has other addresses, and would compute everything again."""
+
+    class Margin(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base, self.marker = F.cross_entropy, object()
+
+        def forward(self, output, target):
+            return self.base(output, target)
+
+    objective = Objective(built(TinyCNN), images(), loss=Margin())
+    assert "cross_entropy" in objective.identity()["loss_function"]
+    assert "0x" not in json.dumps(objective.identity())

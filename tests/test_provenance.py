@@ -74,13 +74,29 @@ def test_a_package_that_is_not_installed_has_an_unknown_version(monkeypatch: pyt
     assert module._version("no-such-distribution") == "0+unknown"
 
 
-@pytest.mark.parametrize(("cuda", "precision", "expected"), [(False, "high", False), (True, "high", True)])
+@pytest.mark.parametrize(
+    ("device", "precision", "convolutions", "expected"),
+    [
+        ("cpu", "high", True, False),
+        ("cuda", "high", False, True),
+        ("cuda", "highest", True, True),
+        ("cuda", "highest", False, False),
+    ],
+)
 def test_tf32_is_a_matter_of_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, cuda: bool, precision: str, expected: bool
+    monkeypatch: pytest.MonkeyPatch, device: str, precision: str, convolutions: bool, expected: bool
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
-    assert module._allows_tf32() is expected
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", convolutions)
+    assert module.allows_tf32(torch.device(device)) is expected
+
+
+def test_tf32_is_assumed_where_torch_refuses_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    assert module.allows_tf32(torch.device("cuda"))
 
 
 def test_provenance_does_not_import_lightning() -> None:

@@ -294,3 +294,17 @@ def test_a_line_has_one_axis():
 def test_a_network_is_measured_in_its_own_type():
     answer = Slice(resolution=3)(Objective(built(perceptron), vectors(), loss=F.cross_entropy, dtype=torch.float64))
     assert answer.loss.dtype == np.float64
+
+
+def test_a_path_is_projected_on_the_plane_that_is_drawn():
+    """Control: projected on three components it would seem to lie nearer to the plane of the first two."""
+    objective = Objective(built(TinyCNN), images(), loss=F.cross_entropy)
+    steps = torch.randn(6, objective.size, generator=seeded(0))
+    path = objective.theta + torch.cat([steps.cumsum(0), torch.zeros(1, objective.size)]).flip(0).cumsum(0).flip(0)
+    shares = []
+    for count in (2, 3):
+        plane = D.pca(path, range(7), objective.theta, count=count)
+        answer = Surface(directions=plane, resolution=2)(objective)
+        assert answer.sizes["component"] == 2
+        shares.append(answer["trajectory_off_plane"].values)
+    assert shares[0] == pytest.approx(shares[1], rel=1e-6)

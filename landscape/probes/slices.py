@@ -50,6 +50,7 @@ class Slice:
 
     def __post_init__(self) -> None:
         _check(self, (self.resolution,), (self.radius,), (self.center,))
+        _settle(self, radius=float(self.radius), center=float(self.center))
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure the line.
@@ -94,6 +95,8 @@ class Surface:
 
     def __post_init__(self) -> None:
         _check(self, _both(self.resolution), _both(self.radius), _both(self.center))
+        radius, center = (tuple(map(float, _both(value))) for value in (self.radius, self.center))
+        _settle(self, resolution=_both(self.resolution), radius=radius, center=center)
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure the plane.
@@ -210,17 +213,23 @@ def _with_spread(answer: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
 def _with_path(answer: xr.Dataset, directions: str | Directions, objective: Objective) -> xr.Dataset:
     if isinstance(directions, str) or directions.path is None:
         return answer
-    path = directions.path.to(objective.theta)
-    inside, off = coordinates(path, objective.theta, directions.vectors.to(objective.theta))
+    plane, path = directions.first(2), directions.path.to(objective.theta)
+    inside, off = coordinates(path, objective.theta, plane.vectors.to(objective.theta))
     answer = answer.assign_coords(snapshot_step=("snapshot", list(directions.path_steps)))
     for number, name in enumerate(("trajectory_alpha", "trajectory_beta")):
         answer[name] = ("snapshot", inside[:, number].cpu().numpy())
     answer["trajectory_off_plane"] = ("snapshot", off.cpu().numpy(), {"units": "share of the distance"})
     answer["trajectory_loss"] = ("snapshot", objective.losses(path).cpu().numpy(), {"units": "nats"})
-    if directions.explained_share:
-        answer["explained_share"] = ("component", list(directions.explained_share))
-        answer["random_walk_share"] = ("component", list(directions.random_walk_share))
+    if plane.explained_share:
+        answer["explained_share"] = ("component", list(plane.explained_share))
+        answer["random_walk_share"] = ("component", list(plane.random_walk_share))
     return answer
+
+
+def _settle(probe: Slice | Surface, **values: Any) -> None:
+    """Write fields in one form, so that equal questions have equal answers: 1 and 1.0, 51 and (51, 51)."""
+    for name, value in values.items():
+        object.__setattr__(probe, name, value)
 
 
 def _described(name: str) -> dict[str, str]:
