@@ -107,6 +107,13 @@ def require_labels(model: nn.Module, loss_function: Any, examples: Examples, whe
             )
 
 
+def ignores_labels(loss_function: Any, examples: Examples) -> bool:
+    """Whether some targets carry the label that a classification loss leaves out of its mean."""
+    ignored = _ignored_label(loss_function)
+    targets = (batch[1] for batch, _ in examples.batches(len(examples)))
+    return any(isinstance(t, Tensor) and not t.is_floating_point() and bool((t == ignored).any()) for t in targets)
+
+
 def first_loss(evaluate: Evaluate, examples: Examples) -> Tensor:
     """Evaluate two examples; what torch only warns of, a target that is broadcast, is an error here."""
     batch, _ = next(examples.batches(2))

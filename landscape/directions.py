@@ -289,12 +289,12 @@ def step_ratio(direction: Tensor, theta: Tensor, layout: ParameterLayout) -> flo
 
 
 def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) -> Directions:
-    if kind == "hessian-ends" and count == 2:
-        pairs = eigenpairs(Hessian(objective), k=2, which="both", seed=seed)
-        labels: tuple[str, ...] = ("eigenvector of the largest eigenvalue", "eigenvector of the smallest eigenvalue")
-    else:
-        pairs = eigenpairs(Hessian(objective), k=count, which="largest", seed=seed)
-        labels = tuple(f"Hessian eigenvector {n + 1}" for n in range(count))
+    which = "both" if kind == "hessian-ends" and count == 2 else "largest"
+    pairs = eigenpairs(Hessian(objective), k=count, which=which, seed=seed)
+    labels = tuple(
+        f"eigenvector of {value:.4g} ± {residual:.1g}{'' if converged else ', not converged'}"
+        for value, residual, converged in zip(pairs.values, pairs.residuals, pairs.converged, strict=True)
+    )
     return Directions(kind, pairs.vectors.T.to(objective.theta).contiguous(), labels)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from landscape.execution import report_progress
 from landscape.operators import LinearOperator
 
 ENDS = ("largest", "smallest", "both")
@@ -100,6 +101,7 @@ def _search(lanczos: _Lanczos, k: int, which: str, tol: float, budget: int) -> E
     seen, look_at = None, 0
     while True:
         lanczos.extend(min(_CHECK_EVERY, budget - lanczos.num_matvecs))
+        report_progress("products, at most", lanczos.num_matvecs, budget)
         values, small = torch.linalg.eigh(lanczos.projected())
         chosen = _select(len(values), min(k, len(values)), which)
         margin = tol * values.abs().max().item()

@@ -123,6 +123,13 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
+def report_progress(stage: str, done: int, total: int) -> None:
+    """Tell whoever watches the current `working` context how far a stage is; total is an upper bound."""
+    work = _current.get()
+    if work is not None:
+        _report(work, stage, done, total)
+
+
 def resumable_map(
     function: Callable[[Any, Any], Answer], shared: Any, items: Sequence[Any], stage: str = "point"
 ) -> list[Answer]:

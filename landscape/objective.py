@@ -14,6 +14,7 @@ from landscape.admission import (
     SAMPLE,
     depends_on_cuts,
     first_loss,
+    ignores_labels,
     is_classification,
     own_copy,
     precision,
@@ -78,12 +79,14 @@ class Objective:
             step: Instead of `loss`: step(model, batch) -> mean loss of the batch, for any structure of data.
             parameters: Names or patterns of the parameters that vary.
             normalization: What BatchNorm does: ``running``, ``batch`` or ``recalibrated``
-                (see `landscape.normalization`).
+                (see `landscape.normalization`). Derivatives hold recalibrated statistics fixed; only under ``batch``
+                do they go through the statistics.
             device: Where to compute; default: where the model is.
             dtype: Floating-point type to compute in; default: the model's (float32 for half precision).
             batch_size: Examples a batch; default: chosen from the measured memory of one example. Where the loss
                 `depends_on_cuts` the default is the whole data.
-            examples: Use this many examples, a random subset fixed by seed 0; default: all.
+            examples: Use this many examples, a random subset fixed by seed 0, and at most so many of each further
+                data; default: all.
             also: Further data by name, for example ``{"test": data}``, measured but never differentiated.
 
         Raises:
@@ -108,7 +111,7 @@ class Objective:
         self.theta = self.layout.flatten(self._parameters).detach()
 
         self.examples = self._fix(data, examples)
-        self.also = {name: self._fix(more) for name, more in (also or {}).items()}
+        self.also = {name: self._fix(more, examples, at_most=True) for name, more in (also or {}).items()}
         self.num_passes = 0
         self._values: list[float] | None = None
         with self._quiet():
@@ -205,9 +208,11 @@ class Objective:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
-    def _fix(self, data: Any, number: int | None = None) -> Examples:
+    def _fix(self, data: Any, number: int | None, at_most: bool = False) -> Examples:
         examples = Examples.of(data)
-        return (examples if number is None else examples.take(number)).to(self.device, self.dtype)
+        if number is not None:
+            examples = examples.take(min(number, len(examples)) if at_most else number)
+        return examples.to(self.device, self.dtype)
 
     def _quiet(self) -> Any:
         return preserved_rng(self.device)
@@ -308,7 +313,8 @@ class Objective:
                 require_pairs(examples, where)
                 require_labels(self._module, self.loss_function, examples, where)
             require_one_number(self._first_loss(examples, where))
-        self.depends_on_cuts = self._try_out() or self.normalization == "batch"
+        ignoring = self.loss_function is not None and ignores_labels(self.loss_function, self.examples)
+        self.depends_on_cuts = self._try_out() or ignoring or self.normalization == "batch"
         self.batch_size = self._choose_batch_size(batch_size)
 
     def _try_out(self, most: int = SAMPLE) -> bool:
@@ -351,7 +357,13 @@ def flat_gradient(value: Tensor, tensors: Sequence[Tensor], **options: Any) -> T
 
 
 def _where(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    return torch.device(device) if device is not None else next(model.parameters()).device
+    if device is None:
+        return next(model.parameters()).device
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ValueError(f"device {str(device)!r} cannot be used here ({reason}); choose cpu, or cuda:N.") from error
 
 
 def _double(value: Any) -> Any:

@@ -67,8 +67,8 @@ class Hessian(LinearOperator):
     """Second derivative of the mean loss, H v = d/dr gradient(theta + r v) at r = 0.
 
     Products use double backward: the forward pass and the first backward pass of each batch are shared by the K
-    vectors of a block. With ReLU the Hessian leaves out the kinks, so that second differences of the loss
-    differ from it.
+    vectors of a block. Under ``normalization="recalibrated"`` the statistics of BatchNorm are held fixed. With
+    ReLU the Hessian leaves out the kinks, so that second differences of the loss differ from it.
 
     References:
         Pearlmutter, "Fast Exact Multiplication by the Hessian", Neural Computation 1994.

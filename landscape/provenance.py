@@ -49,7 +49,8 @@ def device_name(device: torch.device) -> str:
 def command() -> str:
     """The command line, as it can be typed again; bytes that are not text are escaped."""
     program, *arguments = sys.argv or [""]
-    line = shlex.join([Path(program).name, *arguments])
+    name = Path(program).name
+    line = shlex.join(["landscape" if name == "cli.py" else name, *arguments])
     return line.encode("utf-8", "backslashreplace").decode()
 
 

@@ -514,3 +514,29 @@ def test_a_quadratic_has_its_closed_form():
     assert objective.loss().item() == pytest.approx((0.5 + slope @ w + w @ A @ w / 2).item(), rel=1e-14)
     assert torch.allclose(objective.gradient(), slope + A @ w, rtol=1e-14)
     assert Objective(built(perceptron), vectors(), loss=only_output).identity()["loss_function"].endswith("only_output")
+
+
+def test_a_device_that_is_not_there_is_named():
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU here")
+    with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
+        classifier(device="cuda")
+    with pytest.raises(ValueError, match="device 'foo' cannot be used here"):
+        classifier(device="foo")
+
+
+def test_further_data_is_reduced_with_the_data():
+    objective = classifier(examples=4, also={"test": vectors(), "small": tuple(part[:2] for part in vectors())})
+    assert [len(more) for more in (objective.examples, *objective.also.values())] == [4, 4, 2]
+
+
+def test_rare_ignored_labels_make_the_loss_depend_on_cuts():
+    """Control: they are so rare that a few tried examples do not show them."""
+    inputs = torch.randn(400, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(0, 3, (400,), generator=torch.Generator().manual_seed(1))
+    assert not Objective(built(perceptron), (inputs, targets), loss=F.cross_entropy).depends_on_cuts
+    targets[399] = -100
+    objective = Objective(built(perceptron), (inputs, targets), loss=F.cross_entropy)
+    assert objective.depends_on_cuts
+    model = built(perceptron).eval()
+    assert objective.loss().item() == pytest.approx(F.cross_entropy(model(inputs), targets).item(), rel=1e-6)

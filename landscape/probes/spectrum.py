@@ -74,6 +74,8 @@ class Spectrum:
         )
         verdict, reason = judge(answer)
         answer.attrs.update(verdict=verdict, verdict_reason=reason)
+        if objective.normalization == "recalibrated":
+            answer.attrs["derivatives"] = "with the recalibrated BatchNorm statistics held fixed"
         return answer
 
     def _ends(self, hessian: Hessian) -> tuple[list[np.ndarray], list[np.ndarray], int, float]:
