@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -187,6 +188,15 @@ def test_a_finished_run_is_not_computed_again(whole, monkeypatch):
     metrics = train(TINY, whole)
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.suffix} == before
     assert metrics["epochs"] == 4 and metrics["steps"] == 16 and 0 <= metrics["test_accuracy"] <= 1
+
+
+def test_a_run_made_before_a_field_was_added_is_still_that_run(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "old")
+    about = json.loads((whole / "run.json").read_text())
+    assert about["config"].pop("keep_best") is False
+    (tmp_path / "old" / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr("models.training.Training", None)
+    assert train(TINY, tmp_path / "old")["epochs"] == 4
 
 
 def test_another_run_is_not_overwritten(whole):
