@@ -374,13 +374,13 @@ def ask_all(
             chosen["directions"] = directions_of(values["directions"], run, objective)
         asked.append((cls(**chosen), objective, run.store))
     bad = 0
-    with open_executor(executor) as engine:
+    with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
         for probe, objective, store in asked:
             with progress_bar(store.path.name) as progress:
                 answer = ask(probe, objective, store, executor=engine, progress=progress)
             bad += nonfinite(answer) + unfinished(answer)
             path = store.path / f"{answer_name(probe, objective)}.h5"
-            say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
+            say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}")
     if bad:
         raise click.exceptions.Exit(FAILED_POINTS)
 
@@ -416,13 +416,14 @@ def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> N
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
 
-    for folder in runs:
-        store, written = open_store(folder), []
-        for name in store.names():
-            for title, drawing in figures.draw(store.read(name), name).items():
-                path = folder / "figures" / f"{name}-{title}"
-                written += figures.save(drawing, path, formats=formats.split(","), width=width)
-        say(written, f"{clean(folder / 'figures')}: {len(written)} files", as_json)
+    with saying(as_json, several=len(runs) > 1) as say:
+        for folder in runs:
+            store, written = open_store(folder), []
+            for name in store.names():
+                for title, drawing in figures.draw(store.read(name), name).items():
+                    path = folder / "figures" / f"{name}-{title}"
+                    written += figures.save(drawing, path, formats=formats.split(","), width=width)
+            say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
 
 
 @cli.command()
@@ -453,12 +454,9 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(things: tuple[Path, ...], as_json: bool) -> None:
     """Show a run or an answer: what is in it, its errors, and the command that made it."""
-    for path in things:
-        if path.is_dir():
-            show_run(path, as_json)
-            continue
-        answer = open_store(path.parent).read(path)
-        say(contents(answer, path), f"{clean(path)}\n{describe(answer)}\n", as_json)
+    with saying(as_json, several=len(things) > 1) as say:
+        for path in things:
+            say(*(show_run(path) if path.is_dir() else show_answer(path)))
 
 
 @cli.command()
@@ -533,8 +531,30 @@ def say(value: Any, text: str, as_json: bool) -> None:
     click.echo(json.dumps(jsonable(value), indent=1) if as_json else text)
 
 
-def show_run(folder: Path, as_json: bool) -> None:
-    """Print what a run's folder holds."""
+@contextmanager
+def saying(as_json: bool, several: bool) -> Iterator[Callable[[Any, str], None]]:
+    """Yield what prints text at once, or gathers values for one JSON document: a list if several were asked for."""
+    values: list[Any] = []
+
+    def say(value: Any, text: str) -> None:
+        if as_json:
+            values.append(jsonable(value))
+        else:
+            click.echo(text)
+
+    yield say
+    if as_json:
+        click.echo(json.dumps(values if several else values[0], indent=1))
+
+
+def show_answer(path: Path) -> tuple[dict[str, Any], str]:
+    """Tell what is in an answer: for a script, and for a reader."""
+    answer = open_store(path.parent).read(path)
+    return contents(answer, path), f"{clean(path)}\n{describe(answer)}\n"
+
+
+def show_run(folder: Path) -> tuple[dict[str, Any], str]:
+    """Tell what a run's folder holds: for a script, and for a reader."""
     from landscape.overview import overview
 
     store = open_store(folder)
@@ -546,7 +566,7 @@ def show_run(folder: Path, as_json: bool) -> None:
         *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
         *("answers:", *(f"  {clean(name)}" for name in answers)),
     ]
-    say({**row, "about": about, "answers": answers}, "\n".join(lines), as_json)
+    return {**row, "about": about, "answers": answers}, "\n".join(lines)
 
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:

@@ -303,6 +303,22 @@ def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained
         assert (how["num_examples"], how["dtype"], how["normalization"]) == (32, "float64", "recalibrated")
 
 
+def test_json_is_one_document_however_many_runs_were_asked(own: Path, trained: Path, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "second")
+    runs = (own, tmp_path / "second")
+    files = (own / "training.h5", tmp_path / "second" / "training.h5")
+    for command in (
+        ("probe", "slice", *runs, "--resolution", "3"),
+        ("figure", *runs),
+        ("show", *runs),
+        ("show", *files),
+    ):
+        found = json.loads(call(*command, "--json").stdout)
+        assert [type(one) for one in found] == [dict, dict]
+    for command in (("probe", "slice", own, "--resolution", "3"), ("figure", own), ("show", own), ("show", files[0])):
+        assert isinstance(json.loads(call(*command, "--json").stdout), dict)
+
+
 # --- what bad input gets --------------------------------------------------------------------------------------
 
 
