@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from models.opened import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
-DONE, BAD_INPUT, DAMAGED, FAILED_POINTS = 0, 3, 4, 5
+DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -86,9 +86,14 @@ def stopping() -> Iterator[list[int]]:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Give an error of the library its exit code; those of the store carry their own."""
+    """Give an error of the library its exit code; those of the store carry their own.
+
+    What is wrong with the input is a ValueError, TypeError, OSError or ImportError; any other error came while
+    computing, such as memory that ran out or a Hessian product that is not finite.
+    """
     hint = " (--debug shows where)" if isinstance(error, TypeError) else ""
-    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", BAD_INPUT))
+    code = FAILED if isinstance(error, RuntimeError | MemoryError) else BAD_INPUT
+    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", code))
 
 
 class Landscape(click.Group):
@@ -245,8 +250,8 @@ runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
 def cli(debug: bool) -> None:
     """Loss landscapes, curvature and training dynamics of neural networks.
 
-    A RUN is a folder under results/. Interrupt any command at any moment: the same command goes on where it
-    stopped, and what is finished is never computed twice.
+    A RUN is a folder under results/. Interrupt any command at any moment and give it again: grids and training
+    go on where they stopped, a spectrum begins anew, and what is finished is never computed twice.
     """
 
 
@@ -327,7 +332,7 @@ def objective_options() -> list[click.Parameter]:
             "help": "What BatchNorm does.",
         },
         "--dtype": {"type": click.Choice(["float32", "float64"]), "help": "Precision; the model's own if left out."},
-        "--device": {"help": "cpu, cuda, cuda:1, ...; where the model is if left out."},
+        "--device": {"help": "cpu, cuda, cuda:1, ...; cpu if left out."},
         "--batch-size": {"type": at_least_one, "help": "Examples a batch; measured if left out."},
         "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
         "--threads": {
@@ -382,7 +387,7 @@ def ask_all(
             path = store.path / f"{answer_name(probe, objective)}.h5"
             say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}")
     if bad:
-        raise click.exceptions.Exit(FAILED_POINTS)
+        raise click.exceptions.Exit(FAILED)
 
 
 def objective_of(run: Run, **options: Any) -> Objective:
@@ -479,7 +484,7 @@ def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_
     numbers = [{**asdict(c), "difference": c.difference, "agrees": c.agrees} for c in found]
     verdict = "the two packages agree" if agree else "the two packages DISAGREE"
     say({"comparisons": numbers, "agree": agree}, f"{comparison_table(numbers)}\nverdict: {verdict}", as_json)
-    ctx.exit(DONE if agree else FAILED_POINTS)
+    ctx.exit(DONE if agree else FAILED)
 
 
 @cli.command()

@@ -21,6 +21,7 @@ from landscape.weights import fit_weights, load_weights, save_weights
 from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
+from models.devices import find_device
 
 SCHEMA_VERSION = 1
 
@@ -98,7 +99,12 @@ class Run:
         Args:
             data: Other data than the run's own, by name.
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.
+
+        Raises:
+            ValueError: If a device is asked for that is not there.
         """
+        if options.get("device") is not None:
+            options["device"] = find_device(str(options["device"]))
         splits = self.data(data)
         return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
 

@@ -23,6 +23,7 @@ from models.architectures import build_model
 from models.classifier import Classifier
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
+from models.devices import find_device
 from models.initialization import initialize
 from models.opened import SCHEMA_VERSION
 from models.optimizers import build_optimizer
@@ -39,7 +40,7 @@ class Training:
     def __init__(self, config: RunConfig) -> None:
         """Load and build everything; nothing is written."""
         self.config = config
-        self.device = _device(config.device)
+        self.device = find_device(config.device)
         self.data = load_data(config.data, **config.data_options)
         self.network = build_model(
             config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
@@ -138,14 +139,6 @@ def measure(network: nn.Module, examples: Examples, batch_size: int = 1024) -> t
 
 def _build_optimizer(parameters: Any, *, name: str, lr: float, weight_decay: float, options: Any) -> Any:
     return build_optimizer(name, parameters, lr, weight_decay, **options)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA GPU here; use cpu or auto")
-    return torch.device(name)
 
 
 def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:

@@ -343,6 +343,7 @@ def test_json_is_one_document_however_many_runs_were_asked(own: Path, trained: P
         (("probe", "slice", "RUN", "--resolution", "5.5"), 2, "expected int"),
         (("probe", "slice", "RUN", "--examples", "100000"), 3, "examples must lie"),
         (("probe", "slice", "RUN", "--parameters", "nothing*"), 3, "nothing"),
+        (("probe", "slice", "RUN", "--device", "gpu0"), 3, "device must be"),
         (("probe", "slice", "RUN", "--executor", "thread"), 3, "serial, processes"),
         (("probe", "surface", "RUN", "--resolution", "100001"), 3, "does not fit the memory"),
         (("probe", "spectrum", "RUN", "--k", "100000000"), 3, "number of parameters"),
@@ -444,6 +445,13 @@ def test_points_that_overflow_are_kept_and_give_exit_code_5(own: Path):
     assert "non-finite: 2 of 3 points" in result.output
     (name,) = Store(own).names("slice-*")
     assert np.isfinite(Store(own).read(name)["loss"].values).tolist() == [False, True, False]
+
+
+def test_a_compute_that_fails_gives_exit_code_5(own: Path):
+    tensors, _ = load_weights(own / "weights.safetensors")
+    largest = {name: tensor * 1e30 if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    save_weights(own / "weights.safetensors", largest, None)
+    assert "a Hessian product is not finite" in call("probe", "spectrum", own, "--k", "1", code=5).stderr
 
 
 def test_nan_in_the_weights_is_named_before_any_compute(own: Path):

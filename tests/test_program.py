@@ -16,7 +16,8 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import cli as program
-from cli import Failure, Stopped, cli, load, options_of, progress_bar, stopping
+from cli import Failure, Stopped, cli, failure_of, load, options_of, progress_bar, stopping
+from landscape.store import DamagedFileError, LockedError, MissingError
 from tests.commands import ROOT
 
 
@@ -126,6 +127,24 @@ def test_fields_become_options_with_type_default_and_group():
     assert pair.type.name == "int | int,int"
     assert (skip.opts, skip.secondary_opts) == (["--skip"], ["--no-skip"])
     assert (group.group, group.help, group.default) == ("Elsewhere", "Grouped.", "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("epochs"), 3),
+        (TypeError("text"), 3),
+        (FileNotFoundError("here"), 3),
+        (ImportError("it"), 3),
+        (RuntimeError("not finite"), 5),
+        (MemoryError(), 5),
+        (MissingError("it"), 3),
+        (DamagedFileError("it"), 4),
+        (LockedError("it"), 75),
+    ],
+)
+def test_what_went_wrong_decides_the_exit_code(error: Exception, code: int):
+    assert failure_of(error).exit_code == code
 
 
 def test_a_failure_is_one_line_without_control_characters():

@@ -427,8 +427,13 @@ def test_a_probe_while_a_classifier_trains(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
 def test_a_gpu_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="torch finds no CUDA GPU here; use cpu or auto"):
+    with pytest.raises(ValueError, match="torch finds no CUDA GPU here; use cpu"):
         train(replace(TINY, device="cuda"), tmp_path)
+
+
+def test_a_device_of_no_known_kind(whole):
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:N, got 'gpu0'"):
+        open_run(whole).objective(device="gpu0")
 
 
 @pytest.mark.gpu
