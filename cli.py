@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from textwrap import indent
 from types import FrameType
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from landscape.fields import Field, fields_of, is_text, parse, type_name
+from landscape.naming import named_object
 from landscape.tables import (
     clean,
     comparison_table,
@@ -218,22 +218,6 @@ def _option(field: Field, group: str) -> click.Option:
     return GroupedOption(names, group=group, type=kind, help=field.help, **settings)
 
 
-def load(target: str) -> Any:
-    """Import what `package.module:name` names.
-
-    The folder at hand is searched last, so that a file there cannot stand in for one of our own modules.
-    """
-    module, _, name = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    found = import_module(module)
-    if not hasattr(found, name):
-        near = get_close_matches(name, dir(found), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"module {module!r} ({found.__file__}) has nothing called {name!r}{hint}")
-    return getattr(found, name)
-
-
 # --- the program -------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -300,7 +284,7 @@ def probe_command(name: str) -> click.Command:
     """Make the command of one probe: its fields, then how the objective is evaluated."""
     from landscape.probes import BUILT_IN
 
-    cls = load(BUILT_IN.get(name, name))
+    cls = named_object(BUILT_IN.get(name, name))
     own = options_of(cls, "The question")
     taken = {option.name for option in own}
     for option in own:

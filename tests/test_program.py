@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import cli as program
-from cli import Failure, Stopped, cli, failure_of, load, options_of, progress_bar, stopping
+from cli import Failure, Stopped, cli, failure_of, options_of, progress_bar, stopping
 from landscape.store import DamagedFileError, LockedError, MissingError
 from tests.commands import ROOT
 
@@ -89,19 +89,6 @@ def test_both_ways_to_start_are_the_same():
     scripts = (ROOT / "pyproject.toml").read_text()
     assert 'landscape = "cli:main"' in scripts
     assert 'if __name__ == "__main__":\n    main()' in (ROOT / "cli.py").read_text()
-
-
-def test_the_folder_at_hand_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "models.py").write_text("raise RuntimeError('shadowed')")
-    (tmp_path / "theirs_only.py").write_text("def net(): return 1")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    assert load("theirs_only:net")() == 1
-    assert sys.path[-1] == str(tmp_path)
-    with pytest.raises(ValueError, match=r"nothing called 'nett'; did you mean 'net'"):
-        load("theirs_only:nett")
-    with pytest.raises(ModuleNotFoundError):
-        load("nowhere_at_all:net")
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ def test_import(factory, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("mynets", "written 'package.module:function'"),
+        ("mynets", "expected 'package.module:name', got 'mynets'"),
         ("mynet:network", "there is no module 'mynet'"),
         ("mynets:netwrk", "has nothing called 'netwrk'; did you mean 'network'"),
         ("mynets:nothing", "made a NoneType, expected a torch.nn.Module"),
