@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,10 @@ from models.config import RunConfig
 from models.opened import Run, import_weights, open_run
 
 if TYPE_CHECKING:
+    from landscape.execution import Progress
     from models.training import Training
 
 __all__ = ["Run", "RunConfig", "import_weights", "open_run", "train"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def train(config: RunConfig, out: str | Path, progress: Progress | None = None) -> dict[str, float]:

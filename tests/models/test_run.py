@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -24,9 +25,9 @@ from landscape.store import DamagedFileError, LockedError, MissingError, NewerSc
 from landscape.weights import WeightsError, digest_tensors, load_weights, save_weights
 from models.architectures import build_model
 from models.classifier import Classifier
-from models.data import TensorLoader, load_data
+from models.data import Examples, TensorLoader, load_data
 from models.run import RunConfig, import_weights, open_run, train
-from models.training import measure
+from models.training import _own_settings, measure
 
 TINY = RunConfig(
     model="mlp",
@@ -404,6 +405,39 @@ def test_a_pickle_with_code_is_refused(factory, tmp_path):
 def test_a_classifier_works_alone():
     module = Classifier(nn.Linear(3, 2), torch.optim.SGD)
     assert module(torch.zeros(4, 3)).shape == (4, 2)
+
+
+def test_a_classifier_takes_another_loss():
+    def margin(logits, targets):
+        return F.multi_margin_loss(logits, targets)
+
+    batch = Examples(torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
+    module = Classifier(nn.Linear(3, 2), torch.optim.SGD, loss=margin)
+    expected = margin(module(batch.inputs), batch.targets)
+    assert torch.equal(module.training_step(batch, 0), expected)
+    module.log_dict = lambda metrics, **_: logged.update(metrics)
+    logged = {}
+    module._log_means("train")
+    assert logged["train_loss"] == expected
+    assert measure(module.network, batch, margin)[0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_every_setting_is_given_back_after_training(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with _own_settings(1, torch.device("cpu")):
+            pl.Trainer(deterministic=True, accelerator="cpu", logger=False, enable_checkpointing=False)
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8" and torch.backends.cudnn.benchmark
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        with _own_settings(1, torch.device("cpu")):
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_probe_while_a_classifier_trains(tmp_path):
