@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from textwrap import indent
 from types import FrameType
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from landscape.fields import Field, fields_of, is_text, parse, type_name
+from landscape.naming import named_object
 from landscape.tables import (
     clean,
     comparison_table,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from models.opened import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
-DONE, BAD_INPUT, DAMAGED, FAILED_POINTS = 0, 3, 4, 5
+DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -86,9 +86,14 @@ def stopping() -> Iterator[list[int]]:
 
 
 def failure_of(error: Exception) -> Failure:
-    """Give an error of the library its exit code; those of the store carry their own."""
+    """Give an error of the library its exit code; those of the store carry their own.
+
+    What is wrong with the input is a ValueError, TypeError, OSError or ImportError; any other error came while
+    computing, such as memory that ran out or a Hessian product that is not finite.
+    """
     hint = " (--debug shows where)" if isinstance(error, TypeError) else ""
-    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", BAD_INPUT))
+    code = FAILED if isinstance(error, RuntimeError | MemoryError) else BAD_INPUT
+    return Failure(f"{str(error) or type(error).__name__}{hint}", getattr(error, "exit_code", code))
 
 
 class Landscape(click.Group):
@@ -213,22 +218,6 @@ def _option(field: Field, group: str) -> click.Option:
     return GroupedOption(names, group=group, type=kind, help=field.help, **settings)
 
 
-def load(target: str) -> Any:
-    """Import what `package.module:name` names.
-
-    The folder at hand is searched last, so that a file there cannot stand in for one of our own modules.
-    """
-    module, _, name = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    found = import_module(module)
-    if not hasattr(found, name):
-        near = get_close_matches(name, dir(found), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"module {module!r} ({found.__file__}) has nothing called {name!r}{hint}")
-    return getattr(found, name)
-
-
 # --- the program -------------------------------------------------------------------------------------------
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
@@ -245,8 +234,8 @@ runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
 def cli(debug: bool) -> None:
     """Loss landscapes, curvature and training dynamics of neural networks.
 
-    A RUN is a folder under results/. Interrupt any command at any moment: the same command goes on where it
-    stopped, and what is finished is never computed twice.
+    A RUN is a folder under results/. Interrupt any command at any moment and give it again: grids and training
+    go on where they stopped, a spectrum begins anew, and what is finished is never computed twice.
     """
 
 
@@ -295,7 +284,7 @@ def probe_command(name: str) -> click.Command:
     """Make the command of one probe: its fields, then how the objective is evaluated."""
     from landscape.probes import BUILT_IN
 
-    cls = load(BUILT_IN.get(name, name))
+    cls = named_object(BUILT_IN.get(name, name))
     own = options_of(cls, "The question")
     taken = {option.name for option in own}
     for option in own:
@@ -327,7 +316,7 @@ def objective_options() -> list[click.Parameter]:
             "help": "What BatchNorm does.",
         },
         "--dtype": {"type": click.Choice(["float32", "float64"]), "help": "Precision; the model's own if left out."},
-        "--device": {"help": "cpu, cuda, cuda:1, ...; where the model is if left out."},
+        "--device": {"help": "cpu, cuda, cuda:1, ...; cpu if left out."},
         "--batch-size": {"type": at_least_one, "help": "Examples a batch; measured if left out."},
         "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
         "--threads": {
@@ -374,15 +363,15 @@ def ask_all(
             chosen["directions"] = directions_of(values["directions"], run, objective)
         asked.append((cls(**chosen), objective, run.store))
     bad = 0
-    with open_executor(executor) as engine:
+    with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
         for probe, objective, store in asked:
             with progress_bar(store.path.name) as progress:
                 answer = ask(probe, objective, store, executor=engine, progress=progress)
             bad += nonfinite(answer) + unfinished(answer)
             path = store.path / f"{answer_name(probe, objective)}.h5"
-            say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}", as_json)
+            say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}")
     if bad:
-        raise click.exceptions.Exit(FAILED_POINTS)
+        raise click.exceptions.Exit(FAILED)
 
 
 def objective_of(run: Run, **options: Any) -> Objective:
@@ -416,13 +405,14 @@ def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> N
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
 
-    for folder in runs:
-        store, written = open_store(folder), []
-        for name in store.names():
-            for title, drawing in figures.draw(store.read(name), name).items():
-                path = folder / "figures" / f"{name}-{title}"
-                written += figures.save(drawing, path, formats=formats.split(","), width=width)
-        say(written, f"{clean(folder / 'figures')}: {len(written)} files", as_json)
+    with saying(as_json, several=len(runs) > 1) as say:
+        for folder in runs:
+            store, written = open_store(folder), []
+            for name in store.names():
+                for title, drawing in figures.draw(store.read(name), name).items():
+                    path = folder / "figures" / f"{name}-{title}"
+                    written += figures.save(drawing, path, formats=formats.split(","), width=width)
+            say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
 
 
 @cli.command()
@@ -453,12 +443,9 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(things: tuple[Path, ...], as_json: bool) -> None:
     """Show a run or an answer: what is in it, its errors, and the command that made it."""
-    for path in things:
-        if path.is_dir():
-            show_run(path, as_json)
-            continue
-        answer = open_store(path.parent).read(path)
-        say(contents(answer, path), f"{clean(path)}\n{describe(answer)}\n", as_json)
+    with saying(as_json, several=len(things) > 1) as say:
+        for path in things:
+            say(*(show_run(path) if path.is_dir() else show_answer(path)))
 
 
 @cli.command()
@@ -481,7 +468,7 @@ def verify(ctx: click.Context, run: Path, examples: int, k: int, tol: float, as_
     numbers = [{**asdict(c), "difference": c.difference, "agrees": c.agrees} for c in found]
     verdict = "the two packages agree" if agree else "the two packages DISAGREE"
     say({"comparisons": numbers, "agree": agree}, f"{comparison_table(numbers)}\nverdict: {verdict}", as_json)
-    ctx.exit(DONE if agree else FAILED_POINTS)
+    ctx.exit(DONE if agree else FAILED)
 
 
 @cli.command()
@@ -533,8 +520,30 @@ def say(value: Any, text: str, as_json: bool) -> None:
     click.echo(json.dumps(jsonable(value), indent=1) if as_json else text)
 
 
-def show_run(folder: Path, as_json: bool) -> None:
-    """Print what a run's folder holds."""
+@contextmanager
+def saying(as_json: bool, several: bool) -> Iterator[Callable[[Any, str], None]]:
+    """Yield what prints text at once, or gathers values for one JSON document: a list if several were asked for."""
+    values: list[Any] = []
+
+    def say(value: Any, text: str) -> None:
+        if as_json:
+            values.append(jsonable(value))
+        else:
+            click.echo(text)
+
+    yield say
+    if as_json:
+        click.echo(json.dumps(values if several else values[0], indent=1))
+
+
+def show_answer(path: Path) -> tuple[dict[str, Any], str]:
+    """Tell what is in an answer: for a script, and for a reader."""
+    answer = open_store(path.parent).read(path)
+    return contents(answer, path), f"{clean(path)}\n{describe(answer)}\n"
+
+
+def show_run(folder: Path) -> tuple[dict[str, Any], str]:
+    """Tell what a run's folder holds: for a script, and for a reader."""
     from landscape.overview import overview
 
     store = open_store(folder)
@@ -546,7 +555,7 @@ def show_run(folder: Path, as_json: bool) -> None:
         *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
         *("answers:", *(f"  {clean(name)}" for name in answers)),
     ]
-    say({**row, "about": about, "answers": answers}, "\n".join(lines), as_json)
+    return {**row, "about": about, "answers": answers}, "\n".join(lines)
 
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:

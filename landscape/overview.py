@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 from typing import Any
 
 from landscape.store import Store, StoreError
+from landscape.store.lock import is_held
 from landscape.summary import summarize
 
 _LARGE = {"trajectory"}  # answers that no number of the overview comes from
@@ -35,20 +35,7 @@ def state(store: Store) -> str:
     No field says so that a killed process could leave behind wrong. Training that has begun leaves `resume`
     weights, and the final ones only when it is done.
     """
-    if _is_locked(store):
+    if is_held(store.path):
         return "running"
     in_training = (store.path / "resume.safetensors").exists() and not (store.path / "weights.safetensors").exists()
     return "interrupted" if in_training or any(store.path.glob("*.journal")) else "finished"
-
-
-def _is_locked(store: Store) -> bool:
-    """Whether a process holds the run's lock. A shared lock is tried and given back at once."""
-    path = store.path / ".lock"
-    if not path.exists():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -1,4 +1,4 @@
-"""The LightningModule that every run trains: a network, cross-entropy, an optimizer and a schedule."""
+"""The LightningModule that every run trains: a network, a loss, an optimizer and a schedule."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.data import Examples
 from models.seeds import derived_seed
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 class Classifier(pl.LightningModule):
-    """Minimizes the cross-entropy of a network.
+    """Minimizes the loss of a network, cross-entropy if no other is given.
 
     Loss (nats) and accuracy of training and validation are logged once an epoch as `train_loss`,
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
@@ -29,6 +31,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).
         seed: Seed of what is random in a step.
+        loss: The mean loss of logits (N, K) and targets (N,).
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Classifier(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Callable[[int], float] | None = None,
         seed: int = 0,
+        loss: Loss = F.cross_entropy,
     ) -> None:
         """Put a training together.
 
@@ -45,10 +49,12 @@ class Classifier(pl.LightningModule):
             optimizer: Builds the optimizer of the parameters it is given.
             schedule: Factor on the learning rate as a function of the step, from 0; constant if None.
             seed: Seed of what is random in a step.
+            loss: The mean loss of logits (N, K) and targets (N,), a scalar.
         """
         super().__init__()
         self.network = network
         self.seed = seed
+        self.loss = loss
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
@@ -87,12 +93,12 @@ class Classifier(pl.LightningModule):
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
-        """Return the mean cross-entropy of a batch."""
+        """Return the mean loss of a batch."""
         inputs, targets = batch
         logits = self.network(inputs)
         if self.training:
             self._outputs.append((logits.detach(), targets))
-        return F.cross_entropy(logits, targets)
+        return self.loss(logits, targets)
 
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
         """Log the epoch's means after its last batch, so that every callback finds them at its end."""
@@ -120,5 +126,5 @@ class Classifier(pl.LightningModule):
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
         accuracy = (logits.argmax(1) == targets).float().mean()
-        metrics = {f"{part}_loss": F.cross_entropy(logits, targets), f"{part}_accuracy": accuracy}
+        metrics = {f"{part}_loss": self.loss(logits, targets), f"{part}_accuracy": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)

@@ -105,6 +105,11 @@ class RunConfig:
         """
         self._fill_in()
         _check_numbers(self)
+        for name in _REAL:
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        if self.betas is not None:
+            object.__setattr__(self, "betas", tuple(map(float, self.betas)))
         for name, choices in (
             ("standardize", STANDARDIZATIONS),
             ("init", INITIALIZATIONS),
@@ -127,8 +132,6 @@ class RunConfig:
         for name, default in {**architecture, **optimizer, "lr": default_lr(self.optimizer)}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
-        if self.betas is not None:
-            object.__setattr__(self, "betas", tuple(self.betas))
 
     def _given(self, names: tuple[str, ...], taken: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that were given; a skip that is on is none to a network that has no skips."""
@@ -170,8 +173,13 @@ class RunConfig:
 
     @property
     def hash(self) -> str:
-        """Twelve hexadecimal digits that stand for every factor."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+        """Twelve hexadecimal digits that stand for every factor.
+
+        Fields at the default of their declaration are left out, so that a new field moves no hash.
+        """
+        values = self.to_dict()
+        factors = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+        return hashlib.sha256(json.dumps(factors, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape import Objective
+from landscape.naming import named_object
 from landscape.store import MissingError, NewerSchemaError, Store
 from landscape.weights import fit_weights, load_weights, save_weights
 from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
+from models.devices import find_device
 
 SCHEMA_VERSION = 1
 
@@ -98,7 +96,12 @@ class Run:
         Args:
             data: Other data than the run's own, by name.
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.
+
+        Raises:
+            ValueError: If a device is asked for that is not there.
         """
+        if options.get("device") is not None:
+            options["device"] = find_device(str(options["device"]))
         splits = self.data(data)
         return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
 
@@ -177,27 +180,10 @@ def import_weights(
 def make_network(factory: str) -> nn.Module:
     """Build a network with somebody's function, "package.module:function".
 
-    The folder at hand is searched last, so that a file there cannot stand in for an installed module.
-
     Raises:
         ValueError: If there is no such module or function, or it makes no network.
     """
-    module_name, colon, name = factory.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"a model is written 'package.module:function', got {factory!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"there is no module {error.name!r}, wanted for {factory!r}; install it or go where it is"
-        ) from error
-    if not hasattr(module, name):
-        near = get_close_matches(name, dir(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"module {module_name!r} has nothing called {name!r}{hint}")
-    network = getattr(module, name)()
+    network = named_object(factory)()
     if not isinstance(network, nn.Module):
         raise ValueError(f"{factory!r} made a {type(network).__name__}, expected a torch.nn.Module")
     return network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +10,10 @@ from models.config import RunConfig
 from models.opened import Run, import_weights, open_run
 
 if TYPE_CHECKING:
+    from landscape.execution import Progress
     from models.training import Training
 
 __all__ = ["Run", "RunConfig", "import_weights", "open_run", "train"]
-
-Progress = Callable[[str, int, int], None]
 
 
 def train(config: RunConfig, out: str | Path, progress: Progress | None = None) -> dict[str, float]:
@@ -66,9 +64,10 @@ def _finished(store: Store, config: RunConfig) -> bool:
     about = store.load_json("run")
     if about.get("kind") != "trained":
         raise ValueError(f"{store.path} holds imported weights, not a training; choose another folder")
-    old, new = about["config"], config.to_dict()
+    # a run made before a field was added has the default of that field
+    old, new = RunConfig.from_dict(about["config"]).to_dict(), config.to_dict()
     if old != new:
-        changes = [f"{name} is {old.get(name)!r} there, {value!r} here" for name, value in new.items()]
-        listed = "; ".join(c for c, (name, value) in zip(changes, new.items(), strict=True) if old.get(name) != value)
+        changes = [f"{name} is {old[name]!r} there, {value!r} here" for name, value in new.items()]
+        listed = "; ".join(c for c, (name, value) in zip(changes, new.items(), strict=True) if old[name] != value)
         raise ValueError(f"{store.path} holds another run ({listed}); choose another folder")
     return store.has("training") and bool(store.read("training").attrs["finished"])

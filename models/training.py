@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,12 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.callbacks import TrainingDynamics
+from landscape.execution import Progress
 from landscape.store import Store
 from landscape.weights import fit_weights, load_weights, save_weights
 from models.architectures import build_model
-from models.classifier import Classifier
+from models.classifier import Classifier, Loss
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
+from models.devices import find_device
 from models.initialization import initialize
 from models.opened import SCHEMA_VERSION
 from models.optimizers import build_optimizer
@@ -30,7 +33,7 @@ from models.resuming import BestWeights, EpochCheckpoint, Interruption, Safetens
 from models.schedules import make_schedule
 from models.seeds import derived_seed
 
-Progress = Callable[[str, int, int], None]
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 class Training:
@@ -39,7 +42,7 @@ class Training:
     def __init__(self, config: RunConfig) -> None:
         """Load and build everything; nothing is written."""
         self.config = config
-        self.device = _device(config.device)
+        self.device = find_device(config.device)
         self.data = load_data(config.data, **config.data_options)
         self.network = build_model(
             config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
@@ -117,35 +120,30 @@ class Training:
         save_weights(store.path / "weights.safetensors", self.network.state_dict())
         found = {}
         for name, examples in (("test", self.data.test), ("final_train", self.data.train)):
-            found[f"{name}_loss"], found[f"{name}_accuracy"] = measure(self.network, examples)
+            loss, accuracy = measure(self.network, examples, self.module.loss)
+            found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
         return found
 
 
 @torch.no_grad()
-def measure(network: nn.Module, examples: Examples, batch_size: int = 1024) -> tuple[float, float]:
-    """Return mean cross-entropy (nats) and accuracy of a network in eval mode, wherever it is."""
+def measure(
+    network: nn.Module, examples: Examples, loss: Loss = F.cross_entropy, batch_size: int = 1024
+) -> tuple[float, float]:
+    """Return mean loss (nats) and accuracy of a network in eval mode, wherever it is."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    loss = correct = 0.0
+    total = correct = 0.0
     for inputs, targets in TensorLoader(examples.to(device), batch_size):
         logits = network(inputs).double()
-        loss += F.cross_entropy(logits, targets, reduction="sum").item()
+        total += loss(logits, targets).item() * len(targets)
         correct += (logits.argmax(1) == targets).sum().item()
     network.train(was_training)
-    return loss / len(examples.targets), correct / len(examples.targets)
+    return total / len(examples.targets), correct / len(examples.targets)
 
 
 def _build_optimizer(parameters: Any, *, name: str, lr: float, weight_decay: float, options: Any) -> Any:
     return build_optimizer(name, parameters, lr, weight_decay, **options)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but torch finds no CUDA GPU here; use cpu or auto")
-    return torch.device(name)
 
 
 def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
@@ -177,8 +175,15 @@ def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: l
 
 @contextmanager
 def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
-    """Train with the run's number of threads, quietly; give every global setting back as it was."""
-    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    """Train with the run's number of threads, quietly; give back as it was what we and Lightning's Trainer set.
+
+    That is torch's threads, generators and choice of deterministic algorithms, cuDNN's benchmark, cuBLAS's workspace,
+    Python's warnings and Lightning's loggers.
+    """
+    before, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    workspace = os.environ.get(_WORKSPACE)
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -193,6 +198,10 @@ def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.pop(_WORKSPACE, None)
+        if workspace is not None:
+            os.environ[_WORKSPACE] = workspace
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -19,6 +19,7 @@ KEPT_IN = {
     "matplotlib": (("landscape",), "landscape/figures/"),
     "plotly": (ORDER, "landscape/figures/"),
     "click": (ORDER, "cli.py"),
+    "fcntl": (ORDER, "landscape/store/"),
     "pyhessian": (ORDER, "landscape/verify.py"),
 }
 

@@ -267,6 +267,24 @@ def test_a_resumed_training_leaves_what_an_uninterrupted_one_does(tmp_path, seal
     assert resumed.read("training").attrs["finished"]
 
 
+def test_an_error_in_the_first_step_of_a_resumed_training_is_the_one_that_is_seen(tmp_path):
+    class Save(pl.callbacks.Checkpoint):
+        def on_train_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "end.ckpt", weights_only=False)
+
+    options = {"enable_checkpointing": True}
+    fit(tmp_path, Save(), epochs=1, **options)
+    out = tmp_path / "new"
+    with pytest.raises(Stop):
+        fit(tmp_path, TrainingDynamics(out), Save(), StopAt(3), ckpt_path=tmp_path / "end.ckpt", **options)
+    assert Store(out).read("training").sizes["step"] == 0
+    trajectory = Store(out).read("trajectory")
+    assert trajectory.sizes == {"snapshot": 0, "parameter": 60}
+    fit(tmp_path, TrainingDynamics(out), Save(), ckpt_path=tmp_path / "end.ckpt", **options)
+    assert Store(out).read("training")["epoch_of_step"].dtype == np.int64
+    assert Store(out).read("trajectory")["step"].values.tolist() == [6, 9]
+
+
 def test_ctrl_c_is_saved(tmp_path):
     with pytest.raises(SystemExit):  # Lightning's own way to end
         fit(tmp_path, TrainingDynamics(tmp_path), StopAt(4, KeyboardInterrupt))

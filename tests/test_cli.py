@@ -65,7 +65,7 @@ def own(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A user's folder with a package of their own, data in IDX files, and nothing of it left behind."""
     (tmp_path / "mynets").mkdir()
     (tmp_path / "mynets" / "__init__.py").touch()
@@ -190,8 +190,8 @@ def test_story_1_the_demo_runs_and_running_it_again_computes_nothing(tmp_path: P
     assert time.monotonic() - started < 120
 
 
-def test_story_2_from_somebodys_checkpoint_to_a_report(workplace: Path):
-    checkpoint(workplace / "resnet.ckpt")
+def test_story_2_from_somebodys_checkpoint_to_a_report(folder: Path):
+    checkpoint(folder / "resnet.ckpt")
     data = "idx:data/fashion-mnist"
     call("import", "resnet.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine")
     assert "determinism" in call("doctor", "results/mine").output
@@ -199,10 +199,10 @@ def test_story_2_from_somebodys_checkpoint_to_a_report(workplace: Path):
     assert "loss: " in call("probe", "surface", "results/mine", *surface).output
     assert "± residual" in call("probe", "spectrum", "results/mine", "--k", "2", "--tol", "1e-3").output
     call("figure", "results/mine", "--format", "pdf", "--width", "single")
-    drawn = {path.name.split("-")[0] for path in (workplace / "results/mine/figures").glob("*.pdf")}
+    drawn = {path.name.split("-")[0] for path in (folder / "results/mine/figures").glob("*.pdf")}
     assert {"surface", "spectrum"} <= drawn
     call("report", "results/", "--out", "report.html")
-    assert "<html" in (workplace / "report.html").read_text()[:500].lower()
+    assert "<html" in (folder / "report.html").read_text()[:500].lower()
 
 
 def test_story_3_every_factor_is_an_option(tmp_path: Path):
@@ -259,7 +259,7 @@ def test_story_4_two_lines_in_a_trainer_of_ones_own(tmp_path: Path):
     assert "mine" in call("list", tmp_path / "results").output
 
 
-def test_story_5_a_probe_of_ones_own(own: Path, workplace: Path):
+def test_story_5_a_probe_of_ones_own(own: Path, folder: Path):
     probe = "mynets.probes:WeightNorm"
     first = call("probe", probe, own, "--p", "1").output
     (name,) = Store(own).names("weight-norm-*")
@@ -303,6 +303,22 @@ def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained
         assert (how["num_examples"], how["dtype"], how["normalization"]) == (32, "float64", "recalibrated")
 
 
+def test_json_is_one_document_however_many_runs_were_asked(own: Path, trained: Path, tmp_path: Path):
+    shutil.copytree(trained, tmp_path / "second")
+    runs = (own, tmp_path / "second")
+    files = (own / "training.h5", tmp_path / "second" / "training.h5")
+    for command in (
+        ("probe", "slice", *runs, "--resolution", "3"),
+        ("figure", *runs),
+        ("show", *runs),
+        ("show", *files),
+    ):
+        found = json.loads(call(*command, "--json").stdout)
+        assert [type(one) for one in found] == [dict, dict]
+    for command in (("probe", "slice", own, "--resolution", "3"), ("figure", own), ("show", own), ("show", files[0])):
+        assert isinstance(json.loads(call(*command, "--json").stdout), dict)
+
+
 # --- what bad input gets --------------------------------------------------------------------------------------
 
 
@@ -327,6 +343,7 @@ def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained
         (("probe", "slice", "RUN", "--resolution", "5.5"), 2, "expected int"),
         (("probe", "slice", "RUN", "--examples", "100000"), 3, "examples must lie"),
         (("probe", "slice", "RUN", "--parameters", "nothing*"), 3, "nothing"),
+        (("probe", "slice", "RUN", "--device", "gpu0"), 3, "device must be"),
         (("probe", "slice", "RUN", "--executor", "thread"), 3, "serial, processes"),
         (("probe", "surface", "RUN", "--resolution", "100001"), 3, "does not fit the memory"),
         (("probe", "spectrum", "RUN", "--k", "100000000"), 3, "number of parameters"),
@@ -367,12 +384,12 @@ def poison(state: dict) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [(rename, "4.weight"), (reshape, r"4.weight"), (poison, "0.weight")])
-def test_weights_that_do_not_fit_are_named(workplace: Path, change: Callable[[dict], None], message: str):
-    checkpoint(workplace / "net.ckpt", change)
+def test_weights_that_do_not_fit_are_named(folder: Path, change: Callable[[dict], None], message: str):
+    checkpoint(folder / "net.ckpt", change)
     data = "idx:data/fashion-mnist"
     arguments = ("import", "net.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine")
     assert message in call(*arguments, code=3).stderr
-    assert not (workplace / "results" / "mine" / "weights.safetensors").exists()
+    assert not (folder / "results" / "mine" / "weights.safetensors").exists()
 
 
 class Payload:
@@ -381,28 +398,28 @@ class Payload:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda payload, path: path.write_bytes(pickle.dumps(payload))])
-def test_a_pickle_that_needs_code_is_refused_and_never_run(workplace: Path, save: Callable, monkeypatch):
+def test_a_pickle_that_needs_code_is_refused_and_never_run(folder: Path, save: Callable, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    save({"state_dict": Payload()}, workplace / "evil.ckpt")
+    save({"state_dict": Payload()}, folder / "evil.ckpt")
     data = "idx:data/fashion-mnist"
     result = call(
         *("import", "evil.ckpt", "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/evil"), code=4
     )
     assert "evil.ckpt is refused" in result.stderr
     assert save is not torch.save or "system" in result.stderr
-    assert not (workplace / "canary").exists()
-    assert not (workplace / "results" / "evil").exists()
+    assert not (folder / "canary").exists()
+    assert not (folder / "results" / "evil").exists()
 
 
-def test_a_truncated_checkpoint_is_damaged(workplace: Path):
-    path = checkpoint(workplace / "net.ckpt")
+def test_a_truncated_checkpoint_is_damaged(folder: Path):
+    path = checkpoint(folder / "net.ckpt")
     path.write_bytes(path.read_bytes()[:-100])
     data = "idx:data/fashion-mnist"
     call("import", path, "--model", "mynets.resnet:resnet20", "--data", data, "--out", "results/mine", code=4)
 
 
 @pytest.mark.parametrize("command", [("show",), ("figure",), ("report", "--out", "page.html")])
-def test_a_flipped_bit_in_an_answer_is_reported_and_never_drawn(own: Path, workplace: Path, command):
+def test_a_flipped_bit_in_an_answer_is_reported_and_never_drawn(own: Path, folder: Path, command):
     call("probe", "slice", own, "--resolution", "3")
     (path,) = own.glob("slice-*.h5")
     content = bytearray(path.read_bytes())
@@ -428,6 +445,13 @@ def test_points_that_overflow_are_kept_and_give_exit_code_5(own: Path):
     assert "non-finite: 2 of 3 points" in result.output
     (name,) = Store(own).names("slice-*")
     assert np.isfinite(Store(own).read(name)["loss"].values).tolist() == [False, True, False]
+
+
+def test_a_compute_that_fails_gives_exit_code_5(own: Path):
+    tensors, _ = load_weights(own / "weights.safetensors")
+    largest = {name: tensor * 1e30 if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+    save_weights(own / "weights.safetensors", largest, None)
+    assert "a Hessian product is not finite" in call("probe", "spectrum", own, "--k", "1", code=5).stderr
 
 
 def test_nan_in_the_weights_is_named_before_any_compute(own: Path):

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from landscape.doctor import NOTE, OK, PROBLEM, environment, examine
+from landscape import Objective
+from landscape.doctor import NOTE, OK, PROBLEM, _determinism, environment, examine
 
 
 def data(labels: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +34,16 @@ def test_a_healthy_network_has_notes_but_no_problem():
     assert "switched off" in found["dropout"].detail
     assert "63 vary" in found["parameters"].detail
     assert "accuracy" in found["loss here"].detail
+
+
+def test_the_loss_is_computed_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Objective, "loss", None)
+    assert by_check(examine(network(), data(), cross_entropy))["loss here"].detail.startswith("loss ")
+
+
+def test_only_what_was_checked_is_said_of_determinism():
+    assert _determinism(torch.device("cpu")).detail == "two evaluations gave the same bits"
+    assert _determinism(torch.device("cuda")).detail == "two evaluations agreed within 1e-6 of the loss"
 
 
 def test_labels_that_do_not_fit_are_a_problem():

@@ -366,6 +366,23 @@ def test_by_step_follows_the_extreme_eigenvalues():
     np.testing.assert_array_equal(lines["most negative"].get_ydata(), answer.eigenvalue.sel(end="smallest").min("rank"))
 
 
+def test_an_answer_without_a_number_by_step_has_no_figure_and_other_errors_are_seen(monkeypatch):
+    step = {"step": [1, 2]}
+    for empty in (
+        xr.Dataset({"word": ("step", ["a", "b"])}, step),
+        xr.Dataset({"eigenvalue": (("step", "layer"), [[1.0], [2.0]])}, step),
+        xr.Dataset({"loss": ("step", np.empty(0))}, {"step": np.empty(0, int)}),
+    ):
+        assert figures.draw(empty, "slice-by-step-1") == {}
+    monkeypatch.setattr("landscape.figures.curves.log_y", _fail)
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        figures.draw(xr.Dataset({"loss": ("step", [1e-9, 1.0])}, step), "slice-by-step-1")
+
+
+def _fail(*_: object) -> None:
+    raise ValueError("a mistake of ours")
+
+
 def test_by_step_of_an_answer_without_numbers_says_what_it_needs():
     with pytest.raises(ValueError, match=r"dims \(step,\)"):
         figures.by_step(xr.Dataset({"word": ("step", ["a", "b"])}, coords={"step": [1, 2]}))

@@ -16,7 +16,8 @@ from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 import cli as program
-from cli import Failure, Stopped, cli, load, options_of, progress_bar, stopping
+from cli import Failure, Stopped, cli, failure_of, options_of, progress_bar, stopping
+from landscape.store import DamagedFileError, LockedError, MissingError
 from tests.commands import ROOT
 
 
@@ -90,19 +91,6 @@ def test_both_ways_to_start_are_the_same():
     assert 'if __name__ == "__main__":\n    main()' in (ROOT / "cli.py").read_text()
 
 
-def test_the_folder_at_hand_is_searched_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "models.py").write_text("raise RuntimeError('shadowed')")
-    (tmp_path / "theirs_only.py").write_text("def net(): return 1")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    assert load("theirs_only:net")() == 1
-    assert sys.path[-1] == str(tmp_path)
-    with pytest.raises(ValueError, match=r"nothing called 'nett'; did you mean 'net'"):
-        load("theirs_only:nett")
-    with pytest.raises(ModuleNotFoundError):
-        load("nowhere_at_all:net")
-
-
 @dataclass(frozen=True)
 class Fields:
     """Fields of every kind.
@@ -126,6 +114,24 @@ def test_fields_become_options_with_type_default_and_group():
     assert pair.type.name == "int | int,int"
     assert (skip.opts, skip.secondary_opts) == (["--skip"], ["--no-skip"])
     assert (group.group, group.help, group.default) == ("Elsewhere", "Grouped.", "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("epochs"), 3),
+        (TypeError("text"), 3),
+        (FileNotFoundError("here"), 3),
+        (ImportError("it"), 3),
+        (RuntimeError("not finite"), 5),
+        (MemoryError(), 5),
+        (MissingError("it"), 3),
+        (DamagedFileError("it"), 4),
+        (LockedError("it"), 75),
+    ],
+)
+def test_what_went_wrong_decides_the_exit_code(error: Exception, code: int):
+    assert failure_of(error).exit_code == code
 
 
 def test_a_failure_is_one_line_without_control_characters():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +28,7 @@ from landscape.store import (
     UnwritableError,
 )
 from landscape.store.disk import Disk
+from landscape.store.lock import is_held
 
 ROOT = Path(__file__).parents[1]
 OLD = xr.Dataset({"loss": ("alpha", [2.0, 1.0, 2.0])})
@@ -338,6 +341,18 @@ def test_a_second_process_may_read_but_not_write(store: Store) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_writer_outlasts_one_who_only_looks_whether_it_is_locked(store: Store) -> None:
+    with store.lock():
+        assert is_held(store.path)
+    assert not is_held(store.path)
+    looking = os.open(store.path / ".lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    gone = threading.Timer(0.03, os.close, [looking])
+    gone.start()
+    with store.lock():
+        gone.join()
+
+
 def test_a_forked_child_does_not_share_the_lock(store: Store) -> None:
     with store.lock():
         child = os.fork()

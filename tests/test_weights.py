@@ -186,6 +186,13 @@ def test_the_state_dict_is_found(
     assert same(tensors, state) and metadata == {}
 
 
+def test_a_single_entry_has_a_digest_however_it_lies_in_memory() -> None:
+    lone = torch.ones(2, 2).t()[:1, :1]
+    assert lone.is_contiguous() and lone.stride() == (1, 2)
+    assert same({"a": lone}, {"a": torch.ones(1, 1)})
+    assert same({"a": torch.ones(()).expand(1)}, {"a": torch.ones(1)})
+
+
 def test_foreign_safetensors_are_read_without_a_digest(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state, tmp_path / "a.safetensors", {"format": "pt"})
     tensors, metadata = load_weights(tmp_path / "a.safetensors")

@@ -51,9 +51,10 @@ def trajectory_of(rows: Rows, layout: ParameterLayout) -> xr.Dataset:
     """
     snapshots = rows.table("snapshot")
     shapes = {"names": layout.names, "shapes": [list(shape) for shape in layout.shapes]}
+    theta = snapshots.get("theta", np.empty((0, layout.size), np.float32))
     return xr.Dataset(
-        {"theta": (("snapshot", "parameter"), snapshots["theta"])},
-        {"step": ("snapshot", snapshots["step"]), "epoch": ("snapshot", snapshots["epoch"])},
+        {"theta": (("snapshot", "parameter"), theta)},
+        {name: ("snapshot", _whole(snapshots, name)) for name in ("step", "epoch")},
         {"layout": json.dumps(shapes)},
     )
 
@@ -74,6 +75,8 @@ def join_steps(answers: Mapping[int, xr.Dataset]) -> xr.Dataset:
 
 def restore_training(rows: Rows, sealed: xr.Dataset) -> None:
     """Write a sealed `training` back into rows."""
+    if not sealed.sizes["step"]:
+        return
     rows.append("step", {str(n): v.values for n, v in sealed.variables.items() if v.dims[:1] == ("step",)})
     epochs = {str(n): v.values for n, v in sealed.variables.items() if v.dims == ("epoch",)}
     if len(epochs["epoch"]):

@@ -139,7 +139,7 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         ValueError: If no variable of the answer is a number by step or an eigenvalue by step.
     """
     ax = ax or new_axes(2.2)
-    lines = _eigenvalue_lines(answer) if "eigenvalue" in answer else _scalar_lines(answer)
+    lines, is_spectrum = lines_by_step(answer), _is_spectrum(answer)
     if not lines:
         raise ValueError("expected a variable with dims (step,), or eigenvalue (step, end, rank); found none to draw")
     steps = np.asarray(answer["step"].values)
@@ -158,11 +158,11 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     everything = np.concatenate([values for _, values, _, _ in lines])
     if is_wide(everything, 100):
         log_y(ax, everything)
-    elif "eigenvalue" in answer:
+    elif is_spectrum:
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(round_ticks(6, integer=True))
-    ax.set_ylabel("Hessian eigenvalue" if "eigenvalue" in answer else plain(lines[0][0], 40) if len(lines) == 1 else "")
+    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else plain(lines[0][0], 40) if len(lines) == 1 else "")
     legend_above(ax, columns=3)
     broken = everything.size - finite(everything).size
     note(ax, [f"{count(broken, 'non-finite value')} left out" if broken else ""])
@@ -170,6 +170,18 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 
 
 Line = tuple[str, NDArray[np.float64], NDArray[np.float64] | None, str | None]
+
+
+def lines_by_step(answer: xr.Dataset) -> list[Line]:
+    """What `by_step` draws of an answer; empty if nothing in it is a number by step."""
+    if not answer.sizes.get("step"):
+        return []
+    return _eigenvalue_lines(answer) if _is_spectrum(answer) else _scalar_lines(answer)
+
+
+def _is_spectrum(answer: xr.Dataset) -> bool:
+    sizes = answer["eigenvalue"].sizes if "eigenvalue" in answer else {}
+    return set(sizes) == {"step", "end", "rank"} and min(sizes.values()) > 0
 
 
 def _eigenvalue_lines(answer: xr.Dataset) -> list[Line]:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from landscape.figures.curves import by_step, generic, learning_curves
+from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
@@ -85,10 +85,7 @@ def _training(answer: xr.Dataset) -> dict[str, Figure]:
 
 
 def _by_step(answer: xr.Dataset) -> dict[str, Figure]:
-    try:
-        return {"by-step": by_step(answer)}
-    except ValueError:  # nothing in it is a number by step
-        return {}
+    return {"by-step": by_step(answer)} if lines_by_step(answer) else {}
 
 
 def _generic(answer: xr.Dataset) -> dict[str, Figure]:

@@ -117,7 +117,7 @@ class Store:
         """Be the only process that writes into the folder; may be nested within one process.
 
         Raises:
-            LockedError: At once, with the owner, if another process holds the lock.
+            LockedError: Within a tenth of a second, with the owner, if another process holds the lock.
         """
         with hold(self.path, self._disk) as outermost:
             if outermost:

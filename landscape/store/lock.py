@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ class _Hold:
 
 
 _held: dict[Path, _Hold] = {}
+_TRIES, _PAUSE = 6, 0.02  # seconds; who only asks `is_held` has the lock for a few microseconds
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def hold(folder: Path, disk: Disk) -> Iterator[bool]:
         Whether this block is the outermost one to hold the lock.
 
     Raises:
-        LockedError: At once, if another process holds the lock.
+        LockedError: Within a tenth of a second, if another process holds the lock.
         UnwritableError: If the folder cannot be locked.
     """
     folder = folder.resolve()
@@ -57,7 +60,7 @@ def _acquire(folder: Path, disk: Disk) -> int:
     with explained(path):
         descriptor = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            disk.lock(descriptor)
+            _lock(descriptor, disk)
             os.ftruncate(descriptor, 0)
             disk.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
         except BlockingIOError as error:
@@ -71,6 +74,29 @@ def _acquire(folder: Path, disk: Disk) -> int:
             os.close(descriptor)
             raise
     return descriptor
+
+
+def _lock(descriptor: int, disk: Disk) -> None:
+    """Lock a file, waiting for those who only look whether it is locked."""
+    for _ in range(_TRIES - 1):
+        try:
+            return disk.lock(descriptor)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    disk.lock(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder. A shared lock is tried and given back at once."""
+    path = folder / ".lock"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _forget_inherited() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.identity import digest
 from models.seeds import derived_seed
 
 STANDARDIZATIONS = ("channel", "pixel", "none")
@@ -104,7 +104,7 @@ def split(
         test=parts[2],
         num_classes=num_classes,
         input_shape=tuple(parts[0].inputs.shape[1:]),
-        digest=_digest(parts),
+        digest=digest(*(tensor for part in parts if len(part.targets) for tensor in part)),
     )
 
 
@@ -206,11 +206,3 @@ def _take(part: tuple[np.ndarray, np.ndarray], indices: np.ndarray) -> tuple[np.
 
 def _examples(inputs: np.ndarray, targets: np.ndarray) -> Examples:
     return Examples(torch.from_numpy(np.asarray(inputs, np.float32)), torch.from_numpy(targets))
-
-
-def _digest(parts: list[Examples]) -> str:
-    sha = hashlib.sha256()
-    for tensor in (tensor for part in parts for tensor in part):
-        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.contiguous().numpy().tobytes())
-    return sha.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -31,6 +32,21 @@ def test_json_and_hash():
     assert again == config and again.hash == config.hash and len(config.hash) == 12
     others = [RunConfig(seed=1), RunConfig(epochs=3), RunConfig(model="resnet"), RunConfig(model="resnet", skip=False)]
     assert len({RunConfig().hash, *(other.hash for other in others)}) == 5
+
+
+def test_a_number_is_the_same_factor_whole_or_real():
+    whole = RunConfig(optimizer="adam", lr=1, weight_decay=0, betas=(0, 0.5))
+    real = RunConfig(optimizer="adam", lr=1.0, weight_decay=0.0, betas=(0.0, 0.5))
+    assert json.dumps(whole.to_dict()) == json.dumps(real.to_dict()) and whole.hash == real.hash
+
+
+def test_a_field_at_its_default_moves_no_hash():
+    @dataclass(frozen=True)
+    class Later(RunConfig):
+        added: str = "off"
+
+    assert Later(seed=3).hash == RunConfig(seed=3).hash
+    assert Later(seed=3, added="on").hash != RunConfig(seed=3).hash
 
 
 def test_every_field_explains_itself():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from landscape.identity import digest
 from models.data import DATASETS, Examples, TensorLoader, load_data
 from models.data.mnist1d import mnist1d
 from models.data.splits import Pool, add_label_noise, split, statistics
@@ -85,6 +86,13 @@ def test_standardization_guards_what_is_constant():
     assert scale[0, 0, 0] == 1 and abs((inputs[:, 0, 0] - shift[0, 0, 0]) / scale[0, 0, 0]).max() < 1e-5
     with pytest.raises(ValueError, match="standardize must be one of channel, pixel, none, got 'pixels'"):
         statistics(inputs, "pixels")
+
+
+def test_the_digest_is_of_every_tensor():
+    parts = load_data("digits", val_fraction=0.0)
+    assert parts.digest == digest(*parts.train, *parts.test)
+    parts = load_data("digits", val_fraction=0.2)
+    assert parts.digest == digest(*parts.train, *parts.val, *parts.test)
 
 
 def test_statistics_come_from_the_training_split_alone():

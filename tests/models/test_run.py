@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +25,9 @@ from landscape.store import DamagedFileError, LockedError, MissingError, NewerSc
 from landscape.weights import WeightsError, digest_tensors, load_weights, save_weights
 from models.architectures import build_model
 from models.classifier import Classifier
-from models.data import TensorLoader, load_data
+from models.data import Examples, TensorLoader, load_data
 from models.run import RunConfig, import_weights, open_run, train
-from models.training import measure
+from models.training import _own_settings, measure
 
 TINY = RunConfig(
     model="mlp",
@@ -187,6 +189,15 @@ def test_a_finished_run_is_not_computed_again(whole, monkeypatch):
     metrics = train(TINY, whole)
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.suffix} == before
     assert metrics["epochs"] == 4 and metrics["steps"] == 16 and 0 <= metrics["test_accuracy"] <= 1
+
+
+def test_a_run_made_before_a_field_was_added_is_still_that_run(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "old")
+    about = json.loads((whole / "run.json").read_text())
+    assert about["config"].pop("keep_best") is False
+    (tmp_path / "old" / "run.json").write_text(json.dumps(about))
+    monkeypatch.setattr("models.training.Training", None)
+    assert train(TINY, tmp_path / "old")["epochs"] == 4
 
 
 def test_another_run_is_not_overwritten(whole):
@@ -358,7 +369,7 @@ def test_import(factory, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("mynets", "written 'package.module:function'"),
+        ("mynets", "expected 'package.module:name', got 'mynets'"),
         ("mynet:network", "there is no module 'mynet'"),
         ("mynets:netwrk", "has nothing called 'netwrk'; did you mean 'network'"),
         ("mynets:nothing", "made a NoneType, expected a torch.nn.Module"),
@@ -396,6 +407,39 @@ def test_a_classifier_works_alone():
     assert module(torch.zeros(4, 3)).shape == (4, 2)
 
 
+def test_a_classifier_takes_another_loss():
+    def margin(logits, targets):
+        return F.multi_margin_loss(logits, targets)
+
+    batch = Examples(torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
+    module = Classifier(nn.Linear(3, 2), torch.optim.SGD, loss=margin)
+    expected = margin(module(batch.inputs), batch.targets)
+    assert torch.equal(module.training_step(batch, 0), expected)
+    module.log_dict = lambda metrics, **_: logged.update(metrics)
+    logged = {}
+    module._log_means("train")
+    assert logged["train_loss"] == expected
+    assert measure(module.network, batch, margin)[0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_every_setting_is_given_back_after_training(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with _own_settings(1, torch.device("cpu")):
+            pl.Trainer(deterministic=True, accelerator="cpu", logger=False, enable_checkpointing=False)
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.backends.cudnn.benchmark
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8" and torch.backends.cudnn.benchmark
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        with _own_settings(1, torch.device("cpu")):
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_probe_while_a_classifier_trains(tmp_path):
     data = load_data("digits", train_size=64)
     module = Classifier(build_model("cnn", data.input_shape, 10, width=4, depth=2), torch.optim.SGD)
@@ -417,8 +461,13 @@ def test_a_probe_while_a_classifier_trains(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU")
 def test_a_gpu_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="torch finds no CUDA GPU here; use cpu or auto"):
+    with pytest.raises(ValueError, match="torch finds no CUDA GPU here; use cpu"):
         train(replace(TINY, device="cuda"), tmp_path)
+
+
+def test_a_device_of_no_known_kind(whole):
+    with pytest.raises(ValueError, match="device must be cpu, cuda or cuda:N, got 'gpu0'"):
+        open_run(whole).objective(device="gpu0")
 
 
 @pytest.mark.gpu
