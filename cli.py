@@ -287,6 +287,9 @@ def probe_command(name: str) -> click.Command:
     cls = named_object(BUILT_IN.get(name, name))
     own = options_of(cls, "The question")
     taken = {option.name for option in own}
+    reserved = taken & {"runs", "executor", "threads", "as_json", "json"}
+    if reserved:
+        raise ValueError(f"{name} has a field {min(reserved)!r}, a word of the command line itself; rename the field")
     for option in own:
         if option.name == "directions":
             option.help = (
@@ -312,8 +315,8 @@ def objective_options() -> list[click.Parameter]:
         "--parameters": {"default": "*", "help": "Which parameters vary: a name or a pattern."},
         "--normalization": {
             "type": click.Choice(["running", "batch", "recalibrated"]),
-            "default": "running",
-            "help": "What BatchNorm does.",
+            "help": "What BatchNorm does; running if left out, recalibrated toward other runs. "
+            "Eigenvalues under recalibrated hold the statistics fixed.",
         },
         "--dtype": {"type": click.Choice(["float32", "float64"]), "help": "Precision; the model's own if left out."},
         "--device": {"help": "cpu, cuda, cuda:1, ...; cpu if left out."},
@@ -356,11 +359,15 @@ def ask_all(
 
     torch.set_num_threads(threads)
     asked = []
+    word = values.get("directions")
+    if options.get("normalization") is None:
+        # Between two networks nobody's running statistics hold.
+        options["normalization"] = "recalibrated" if str(word).startswith("to:") else "running"
     for run in map(open_run, runs):
         objective = objective_of(run, **options)
         chosen = dict(values)
-        if isinstance(values.get("directions"), str):
-            chosen["directions"] = directions_of(values["directions"], run, objective)
+        if isinstance(word, str):
+            chosen["directions"] = directions_of(word, run, objective)
         asked.append((cls(**chosen), objective, run.store))
     bad = 0
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
@@ -388,12 +395,29 @@ def objective_of(run: Run, **options: Any) -> Objective:
 @click.option("--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network.")
 @click.option("--data", required=True, help=f"{DATA}.")
 @click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
-def import_(file: Path, model: str, data: str, out: Path) -> None:
+@click.option(
+    "--standardize",
+    type=click.Choice(["none", "channel", "pixel"]),
+    default="none",
+    help="Inputs as the network was trained on: as they come (images 0 to 1), or by the training split's statistics. "
+    "Other constants belong into the network.",
+)
+@click.option("--prefix", help="What stands before every name in the file; found by itself if left out.")
+@json_option
+def import_(file: Path, model: str, data: str, out: Path, standardize: str, prefix: str | None, as_json: bool) -> None:
     """Bring in trained weights: .safetensors, .pt or a Lightning .ckpt. No code in the file is ever run."""
     from models.opened import import_weights
 
-    run = import_weights(file, model, data, out)
-    click.echo(f"{run.folder}: weights of {file.name} fit {model}")
+    run = import_weights(file, model, data, out, standardize=standardize, prefix=prefix)
+    found = run.test_metrics()
+    stripped = f" (names without {run.about['prefix']!r})" if run.about["prefix"] else ""
+    say(
+        {"run": str(run.folder), **run.about, **found},
+        f"{clean(run.folder)}: weights of {clean(file.name)} fit {clean(model)}{stripped}\n"
+        f"  on the test data, standardize={standardize}: loss {found['loss']:.4g}, accuracy {found['accuracy']:.4g}; "
+        "if that is not what you know of this network, its inputs were prepared in another way",
+        as_json,
+    )
 
 
 @cli.command()
@@ -404,15 +428,24 @@ def import_(file: Path, model: str, data: str, out: Path) -> None:
 def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> None:
     """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
     from landscape import figures
+    from landscape.store import StoreError
 
+    damaged = []
     with saying(as_json, several=len(runs) > 1) as say:
         for folder in runs:
             store, written = open_store(folder), []
             for name in store.names():
-                for title, drawing in figures.draw(store.read(name), name).items():
+                try:
+                    answer = store.read(name)
+                except StoreError as error:
+                    damaged.append(error)
+                    continue
+                for title, drawing in figures.draw(answer, name).items():
                     path = folder / "figures" / f"{name}-{title}"
                     written += figures.save(drawing, path, formats=formats.split(","), width=width)
             say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
+    if damaged:
+        raise Failure(f"not drawn: {damaged[0]}", damaged[0].exit_code)
 
 
 @cli.command()
@@ -424,9 +457,9 @@ def report(folder: Path, out: Path) -> None:
 
     write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
     click.echo(out)
-    damaged = [row["state"] for row in overviews(folder) if row["state"].startswith("damaged")]
+    damaged = [row["reason"] for row in overviews(folder) if "reason" in row]
     if damaged:
-        raise Failure(f"the page leaves out what is {damaged[0]}", DAMAGED)
+        raise Failure(f"left out of the page: {damaged[0]}", DAMAGED)
 
 
 @cli.command("list")
@@ -435,7 +468,9 @@ def report(folder: Path, out: Path) -> None:
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
     rows = overviews(folder)
-    say(rows, table(rows) if rows else f"no runs in {folder}", as_json)
+    shown = [{name: value for name, value in row.items() if name != "reason"} for row in rows]
+    reasons = [f"{row['run']}: {clean(row['reason'], limit=500)}" for row in rows if "reason" in row]
+    say(rows, "\n".join([table(shown), *reasons]) if rows else f"no runs in {folder}", as_json)
 
 
 @cli.command()

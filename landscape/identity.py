@@ -19,7 +19,9 @@ def digest(*tensors: Tensor) -> str:
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        # A tensor of one entry may keep an odd stride through `contiguous`, and then has no view as bytes.
+        sha.update(flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -20,13 +20,14 @@ def overview(store: Store, name: str) -> dict[str, Any]:
 
     Returns:
         ``run``, ``state``, and what was measured of `landscape.summary.summarize`. A run with a damaged file
-        has ``damaged`` and the reason as its state, and no numbers.
+        is ``damaged``, has the ``reason``, and no numbers.
     """
     try:
         answers = {answer: store.read(answer) for answer in store.names() if answer not in _LARGE}
+        about = store.load_json("run") if (store.path / "run.json").exists() else {}
     except StoreError as error:
-        return {"run": name, "state": f"damaged: {error}"}
-    return {"run": name, "state": state(store), **summarize(answers)}
+        return {"run": name, "state": "damaged", "reason": str(error)}
+    return {"run": name, "state": state(store), **summarize(answers, about.get("examples_sha256"))}
 
 
 def state(store: Store) -> str:

@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape import Objective
+from landscape.examples import Examples
 from landscape.naming import named_object
 from landscape.store import MissingError, NewerSchemaError, Store
-from landscape.weights import fit_weights, load_weights, save_weights
+from landscape.weights import fit_weights, fitting_prefix, load_weights, save_weights
 from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
@@ -105,6 +106,10 @@ class Run:
         splits = self.data(data)
         return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
 
+    def test_metrics(self) -> dict[str, float]:
+        """Measure loss (nats) and accuracy on the test split."""
+        return Objective(self.model(), self.data().test, loss=F.cross_entropy).metrics()
+
     def _network(self) -> nn.Module:
         if self.config is None:
             return make_network(self.about["model"])
@@ -136,8 +141,8 @@ def import_weights(
     data: str,
     out: str | Path,
     *,
-    standardize: str = "channel",
-    prefix: str = "",
+    standardize: str = "none",
+    prefix: str | None = None,
 ) -> Run:
     """Make a run of somebody else's weights. The file is read as data; no code in it is ever run.
 
@@ -146,8 +151,10 @@ def import_weights(
         factory: "package.module:function" that builds the network without arguments.
         data: "digits", "mnist1d", "idx:DIR", "npz:FILE" or "folder:DIR".
         out: The run's folder.
-        standardize: How inputs are standardized; as the network was trained.
-        prefix: Take only the names in the file that begin with this, without it.
+        standardize: How inputs are standardized, as the network was trained: "none" (images from 0 to 1, as they
+            come), "channel" or "pixel". Other constants belong into the factory's network.
+        prefix: Take only the names in the file that begin with this, without it; default: what fits, such as
+            ``model.`` of a LightningModule.
 
     Raises:
         ValueError: If the folder holds a run already, the factory cannot be found, the weights do not fit its network,
@@ -160,6 +167,7 @@ def import_weights(
         raise ValueError(f"{out} holds a run already; choose another folder")
     tensors, _ = load_weights(file)
     network = make_network(factory)
+    prefix = fitting_prefix(network, tensors) if prefix is None else prefix
     fit_weights(network, tensors, prefix)
     options = {"val_fraction": 0.0, "standardize": standardize}
     splits = load_data(data, **options)
@@ -172,8 +180,13 @@ def import_weights(
             "kind": "imported",
             "model": factory,
             "file": Path(file).name,
+            "prefix": prefix,
+            "data": data,
+            "data_options": options,
+            "data_sha256": splits.digest,
+            "examples_sha256": Examples.of(splits.train).digest(),
         }
-        store.save_json("run", {**about, "data": data, "data_options": options, "data_sha256": splits.digest})
+        store.save_json("run", about)
     return open_run(out)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.callbacks import TrainingDynamics
+from landscape.examples import Examples as FixedExamples
 from landscape.execution import Progress
 from landscape.store import Store
 from landscape.weights import fit_weights, load_weights, save_weights
@@ -51,6 +52,7 @@ class Training:
         initialize(self.network, config.init, torch.Generator().manual_seed(seed))
         _refuse_lonely_example(config, self.data)
         self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
+        self._optimizer()(self.network.parameters())  # settings that it refuses fail here, before anything is written
         self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
 
     def run(self, store: Store, progress: Progress | None) -> None:
@@ -84,8 +86,14 @@ class Training:
                     "restore it, or choose another folder"
                 )
             return
-        about = {"schema_version": SCHEMA_VERSION, "kind": "trained", "config": self.config.to_dict()}
-        store.save_json("run", {**about, "data_sha256": self.data.digest})
+        about = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "trained",
+            "config": self.config.to_dict(),
+            "data_sha256": self.data.digest,
+            "examples_sha256": FixedExamples.of(self.data.train).digest(),
+        }
+        store.save_json("run", about)
 
     def _optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
         c = self.config

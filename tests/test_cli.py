@@ -30,6 +30,7 @@ from torch.nn.functional import cross_entropy
 from cli import cli
 from landscape.store import Store
 from landscape.weights import load_weights, save_weights
+from models.opened import make_network
 from tests.commands import ROOT, TINY, environment
 
 
@@ -478,3 +479,48 @@ def test_names_from_files_cannot_steer_the_terminal(own: Path):
     answer = xr.Dataset({"norm": ((), 1.0)}, attrs={"verdict": "\x1b]0;owned\x07", "command": "\x1b[2J"})
     path = Store(own).write("weight-norm-1", answer)
     assert "\x1b" not in call("show", path).output
+
+
+def test_a_lightning_checkpoint_is_imported_on_the_inputs_it_was_trained_on(folder: Path):
+    """Control: standardized, the same network sees other inputs."""
+    network = make_network("mynets.resnet:resnet20")
+    save_weights(folder / "net.safetensors", {f"model.{name}": t for name, t in network.state_dict().items()})
+    words = ("net.safetensors", "--model", "mynets.resnet:resnet20", "--data", "idx:data/fashion-mnist", "--json")
+    found = json.loads(call("import", *words, "--out", "results/plain").stdout)
+    assert (found["prefix"], found["data_options"]["standardize"]) == ("model.", "none")
+    other = json.loads(call("import", *words, "--out", "results/other", "--standardize", "channel").stdout)
+    assert found["loss"] != other["loss"]
+    text = call("import", *words[:-1], "--out", "results/text").stdout
+    assert "names without 'model.'" in text
+    assert f"loss {found['loss']:.4g}, accuracy {found['accuracy']:.4g}" in text
+
+
+def test_settings_an_optimizer_refuses_leave_nothing_behind(tmp_path: Path):
+    call("train", *TINY, "--optimizer", "nesterov", "--momentum", "0", "--out", tmp_path / "r", code=3)
+    assert not (tmp_path / "r").exists()
+
+
+def test_between_networks_statistics_are_recalibrated(own: Path, trained: Path):
+    words = ("probe", "slice", own, "--directions", f"to:{trained}", "--resolution", "3", "--json")
+    network = load_weights(own / "weights.safetensors")[0]
+    moved = {name: t + 0.1 if t.is_floating_point() and t.ndim > 1 else t for name, t in network.items()}
+    save_weights(own / "weights.safetensors", moved)
+    assert json.loads(call(*words).stdout)["attributes"]["normalization"] == "recalibrated"
+    chosen = call(*words, "--normalization", "running")
+    assert json.loads(chosen.stdout)["attributes"]["normalization"] == "running"
+
+
+def test_a_field_that_is_a_word_of_the_command_line_is_refused(folder: Path):
+    (folder / "mynets" / "probes.py").write_text(PROBE.replace("p: int", "runs: int").replace("self.p", "self.runs"))
+    result = call("probe", "mynets.probes:WeightNorm", "results/mine", code=3)
+    assert "has a field 'runs', a word of the command line itself" in result.stderr
+
+
+def test_a_damaged_answer_keeps_no_other_from_being_drawn(own: Path):
+    call("probe", "slice", own, "--resolution", "3")
+    path = Store(own).write("slice-0", xr.Dataset({"center_loss": ((), 0.5)}))
+    path.write_bytes(path.read_bytes()[:-1])
+    result = call("figure", own, "--format", "png", code=4)
+    assert "not drawn" in result.stderr and "slice-0" in result.stderr
+    assert list((own / "figures").glob("training-*.png"))
+    assert "damaged" in call("list", own.parent).stdout

@@ -15,6 +15,7 @@ import xarray as xr
 import landscape
 from landscape import measure
 from landscape.execution import SerialExecutor, Work, resumable_map
+from landscape.identity import digest
 from landscape.measure import answer_name, answered, ask, kebab, probe_fields
 from landscape.objective import Objective
 from landscape.probes import BUILT_IN, Slice, Spectrum, Surface
@@ -321,3 +322,8 @@ def test_no_memory_address_enters_the_identity():
     objective = Objective(built(TinyCNN), images(), loss=Margin())
     assert "cross_entropy" in objective.identity()["loss_function"]
     assert "0x" not in json.dumps(objective.identity())
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(2, 2).t()[:1, :1], torch.ones(()).expand(1), torch.ones(0, 3)])
+def test_tensors_of_odd_strides_have_a_digest(tensor):
+    assert digest(tensor) == digest(tensor.clone(memory_format=torch.contiguous_format))

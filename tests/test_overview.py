@@ -25,9 +25,9 @@ def test_a_damaged_answer_is_said_and_nothing_is_read_off_the_run(tmp_path: Path
     path = store.write("slice-1", xr.Dataset({"center_loss": ((), 0.5)}))
     path.write_bytes(path.read_bytes()[:-1])
     row = overview(store, "r")
-    assert set(row) == {"run", "state"}
-    assert row["state"].startswith("damaged: ")
-    assert "slice-1.h5" in row["state"]
+    assert set(row) == {"run", "state", "reason"}
+    assert row["state"] == "damaged"
+    assert "slice-1.h5" in row["reason"]
 
 
 def test_state_follows_the_lock_and_the_journals(tmp_path: Path):

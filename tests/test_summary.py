@@ -61,3 +61,28 @@ def test_a_diverged_checkpoint_has_no_width():
 def test_the_last_test_accuracy_of_training_is_used_where_no_probe_measured_one():
     training = training_answer().assign(test_accuracy=("epoch", np.linspace(0.5, 0.9, 6)))
     assert summarize({"training": training})["test error"].value == pytest.approx(0.1)
+
+
+def test_the_run_s_own_data_counts_before_any_other():
+    own, other, few = slice_answer(), slice_answer(), slice_answer()
+    for answer, digest, examples, loss in ((own, "own", 100, 1.0), (other, "other", 900, 2.0), (few, "few", 10, 3.0)):
+        answer["center_loss"] = loss
+        answer.attrs.update(data_sha256=digest, num_examples=examples)
+    answers = {"slice-0": other, "slice-1": few, "slice-2": own}
+    assert str(summarize(answers, "own")["loss"]) == "1"
+    assert str(summarize({"slice-0": other, "slice-1": few}, "own")["loss"]) == "2 (on 900 examples)"
+    own.attrs["normalization"] = "batch"
+    assert str(summarize({"slice-2": own}, "own")["loss"]) == "1 (batch statistics)"
+
+
+def test_what_training_measured_counts_before_any_probe():
+    training = training_answer().assign(test_accuracy=0.75, final_train_loss=0.125)
+    found = summarize({"slice-0": slice_answer(), "training": training})
+    assert (found["test error"].value, found["loss"].value) == (0.25, 0.125)
+
+
+def test_a_converged_eigenvalue_counts_before_one_that_is_not():
+    rough, exact = spectrum_answer(), spectrum_answer()
+    rough["converged"][:] = False
+    rough["eigenvalue"][:] *= 2
+    assert str(summarize({"spectrum-0": rough, "spectrum-1": exact})["sharpness"]) == "18.0 ± 0.5"

@@ -116,9 +116,10 @@ def write_report(runs: Sequence[str | Path], out: str | Path, command: str = "")
 
 def _read_run(folder: Path, name: str, anchor: str) -> RunPage:
     store = Store(folder, create=False)
-    page = RunPage(plain(name), anchor)
+    page, about = RunPage(plain(name), anchor), {}
     try:
-        page.config = _flat(store.load_json("run").get("config") or store.load_json("run"))
+        about = store.load_json("run")
+        page.config = _flat(about.get("config") or about)
     except MissingError:
         pass  # a folder of answers from somebody else's training
     except StoreError as error:
@@ -130,7 +131,7 @@ def _read_run(folder: Path, name: str, anchor: str) -> RunPage:
         except StoreError as error:
             page.damaged.append((f"{answer_name}.h5", plain(str(error).replace(f"{folder}/", ""))))
     page.unfinished = sorted(plain(path.stem) for path in folder.glob("*.journal"))
-    page.summary = summarize(answers)
+    page.summary = summarize(answers, about.get("examples_sha256"))
     for answer_name, answer in answers.items():
         try:
             _add_figures(page, answer, answer_name)

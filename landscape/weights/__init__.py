@@ -3,7 +3,7 @@
 from landscape.weights.digest import digest_tensors
 from landscape.weights.errors import WeightsError
 from landscape.weights.files import load_weights, save_weights
-from landscape.weights.fit import fit_weights
+from landscape.weights.fit import fit_weights, fitting_prefix
 from landscape.weights.state import decode_state, encode_state
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "digest_tensors",
     "encode_state",
     "fit_weights",
+    "fitting_prefix",
     "load_weights",
     "save_weights",
 ]

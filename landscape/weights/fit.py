@@ -41,6 +41,12 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str = 
     module.load_state_dict(given, strict=True)
 
 
+def fitting_prefix(module: nn.Module, tensors: Mapping[str, Tensor]) -> str:
+    """Find what stands before every name of a module in a file (`module.`, `_orig_mod.`, `model.`), "" for nothing."""
+    wanted = module.state_dict()
+    return "" if all(name in tensors for name in wanted) else _prefix(tensors, wanted)
+
+
 def _shape_problem(name: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     ours, theirs = tuple(wanted[name].shape), tuple(given[name].shape)
     return "" if ours == theirs else f"{name} is {theirs}, expected {ours}"
@@ -63,10 +69,16 @@ def _listed(kind: str, names: list[str]) -> str:
 
 
 def _advice(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """Name the prefix (`module.`, `_orig_mod.`, `model.`, ...) without which the names would fit, if any."""
+    prefix = _prefix(tensors, wanted)
+    if prefix:
+        return f"; the names would fit without {prefix!r}: give prefix={prefix!r}"
+    return "; build the module with the settings the weights were trained with"
+
+
+def _prefix(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
     first = next(iter(wanted), "")
     for name in tensors:
         prefix = name.removesuffix(first)
         if prefix + first == name and prefix and all(prefix + other in tensors for other in wanted):
-            return f"; the names would fit without {prefix!r}: give prefix={prefix!r}"
-    return "; build the module with the settings the weights were trained with"
+            return prefix
+    return ""
