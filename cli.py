@@ -22,7 +22,6 @@ import click
 from landscape.fields import Field, fields_of, is_text, parse, type_name
 from landscape.naming import named_object
 from landscape.tables import (
-    clean,
     comparison_table,
     contents,
     describe,
@@ -33,6 +32,7 @@ from landscape.tables import (
     table,
     unfinished,
 )
+from landscape.text import clean
 
 if TYPE_CHECKING:
     from landscape import Objective, Store

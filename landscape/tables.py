@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from landscape.text import clean
+
 if TYPE_CHECKING:
     import xarray as xr
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def clean(text: object, limit: int = 200) -> str:
-    """Strip what could steer a terminal from a name that came out of a file, and cut it at `limit`.
-
-    >>> clean("run" + chr(27) + "]0;owned" + chr(7))
-    'run]0;owned'
-    """
-    return _CONTROL.sub("", str(text))[:limit]
 
 
 def number(value: object) -> str:

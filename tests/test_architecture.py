@@ -94,6 +94,16 @@ def test_no_file_is_named_utils():
     assert [path for path in sources() if path.stem in {"utils", "helpers", "misc", "common"}] == []
 
 
+def test_a_progress_display_is_described_once():
+    assert [path.name for path in sources() if "\nProgress = " in path.read_text()] == ["execution.py"]
+
+
+def test_opening_a_run_does_not_import_lightning():
+    check = "import sys, models.run; print('pytorch_lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_torch_load_never_runs_code():
     found = {path.name: unsafe_loads(ast.parse(path.read_text())) for path in sources()}
     assert {name: lines for name, lines in found.items() if lines} == {}

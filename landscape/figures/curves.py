@@ -23,9 +23,9 @@ from landscape.figures.style import (
     legend_above,
     new_axes,
     note,
-    plain,
     styled,
 )
+from landscape.text import clean
 
 _SPLIT_COLOURS = {"train": BLUE, "val": VERMILLION, "test": GREEN}
 _ACCURACY_ENDINGS = ("accuracy", "acc", "error", "err")
@@ -106,7 +106,7 @@ def _draw_metric(ax: Axes, metric: xr.DataArray, name: str) -> None:
         color=_SPLIT_COLOURS.get(split, LINES[3]),
         marker="o" if np.isfinite(values).sum() <= 30 else "",
         markersize=2.2,
-        label=labels.get(split, plain(name, 24)),
+        label=labels.get(split, clean(name, 24)),
         gid=name,
     )
 
@@ -162,7 +162,7 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(round_ticks(6, integer=True))
-    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else plain(lines[0][0], 40) if len(lines) == 1 else "")
+    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else clean(lines[0][0], 40) if len(lines) == 1 else "")
     legend_above(ax, columns=3)
     broken = everything.size - finite(everything).size
     note(ax, [f"{count(broken, 'non-finite value')} left out" if broken else ""])
@@ -194,7 +194,7 @@ def _eigenvalue_lines(answer: xr.Dataset) -> list[Line]:
         extreme = np.argmax(np.where(np.isfinite(values), values if end == "largest" else -values, -np.inf), axis=1)
         rows = np.arange(len(values))
         residuals = np.asarray(pairs["residual"].values, dtype=float)[rows, extreme] if "residual" in pairs else None
-        label, colour = words.get(str(end), (plain(end, 24), BLUE))
+        label, colour = words.get(str(end), (clean(end, 24), BLUE))
         lines.append((label, values[rows, extreme], residuals, colour))
     return lines
 
@@ -205,7 +205,7 @@ def _scalar_lines(answer: xr.Dataset) -> list[Line]:
     names = [name for name in names if not name.endswith("_standard_error")]
     if "center_loss" in names:
         names = [name for name in names if name.endswith("loss")]
-    return [(plain(n, 24), np.asarray(answer[n].values, dtype=float), _error(answer, n), None) for n in names[:6]]
+    return [(clean(n, 24), np.asarray(answer[n].values, dtype=float), _error(answer, n), None) for n in names[:6]]
 
 
 def _error(answer: xr.Dataset, name: str) -> NDArray[np.float64] | None:
@@ -235,8 +235,8 @@ def generic(answer: xr.Dataset, name: str) -> Figure:
     if is_wide(y, 100):
         log_y(ax, y)
     units = variable.attrs.get("units")
-    ax.set_xlabel(plain(dim, 40))
-    ax.set_ylabel(plain(f"{name} ({units})" if units else name, 48))
+    ax.set_xlabel(clean(dim, 40))
+    ax.set_ylabel(clean(f"{name} ({units})" if units else name, 48))
     broken = y.size - finite(y).size
     note(ax, [f"{count(broken, 'non-finite value')} left out" if broken else ""])
     return figure_of(ax)

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from landscape.figures.labels import SYMBOLS, at_seed, quantity
 from landscape.figures.scales import linear_levels, log_levels, number
-from landscape.figures.style import VERMILLION, plain
+from landscape.figures.style import VERMILLION
 from landscape.figures.surfaces import Plane
 from landscape.figures.trajectories import Trajectory, trajectory_of
+from landscape.text import clean
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -82,7 +83,7 @@ def _sheet(answer: xr.Dataset, plane: Plane, label: str) -> go.Surface:
 
 def _untagged(text: str) -> str:
     """A text that plotly cannot take for HTML."""
-    return plain(text, 40).replace("<", "‹")
+    return clean(text, 40).replace("<", "‹")
 
 
 def _ticks(plane: Plane, *, logs: bool) -> dict[str, list[float] | list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from landscape.figures.style import plain
+from landscape.text import clean
 
 _DIRECTIONS = {
     "filter": "filter-normalized direction",
@@ -19,9 +19,9 @@ _METRICS = {"loss": "Loss", "accuracy": "Accuracy", "error": "Error"}
 
 def quantity(answer: xr.Dataset, metric: str) -> str:
     """The label of a metric's axis, with the unit if one is stored: "Loss (nats)"."""
-    words = _METRICS.get(metric, plain(metric.replace("_", " "), 40))
+    words = _METRICS.get(metric, clean(metric.replace("_", " "), 40))
     units = answer[metric].attrs.get("units") if metric in answer else None
-    return f"{words} ({plain(units, 20)})" if units and units != "1" else words
+    return f"{words} ({clean(units, 20)})" if units and units != "1" else words
 
 
 def direction_label(answer: xr.Dataset, axis: str) -> str:
@@ -30,7 +30,7 @@ def direction_label(answer: xr.Dataset, axis: str) -> str:
     if kind in _DIRECTIONS:
         words = _DIRECTIONS[kind] + ("" if "beta" not in answer.dims else " 1" if axis == "alpha" else " 2")
     else:
-        words = plain(answer[axis].attrs.get("long_name", kind), 44)
+        words = clean(answer[axis].attrs.get("long_name", kind), 44)
     return f"{SYMBOLS[axis]}, {words}"
 
 

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.interactive import interactive_surface
-from landscape.figures.style import plain, rendered
+from landscape.figures.style import rendered
 from landscape.store import MissingError, Store, StoreError
 from landscape.store.disk import Disk, explained, write_whole
 from landscape.summary import Measure, summarize
+from landscape.text import clean
 from landscape.width import RISE, Width
 
 SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Dynamics", "Other answers")
@@ -116,27 +117,27 @@ def write_report(runs: Sequence[str | Path], out: str | Path, command: str = "")
 
 def _read_run(folder: Path, name: str, anchor: str) -> RunPage:
     store = Store(folder, create=False)
-    page, about = RunPage(plain(name), anchor), {}
+    page, about = RunPage(clean(name), anchor), {}
     try:
         about = store.load_json("run")
         page.config = _flat(about.get("config") or about)
     except MissingError:
         pass  # a folder of answers from somebody else's training
     except StoreError as error:
-        page.damaged.append(("run.json", plain(error)))
+        page.damaged.append(("run.json", clean(error)))
     answers = {}
     for answer_name in store.names():
         try:
             answers[answer_name] = store.read(answer_name)
         except StoreError as error:
-            page.damaged.append((f"{answer_name}.h5", plain(str(error).replace(f"{folder}/", ""))))
-    page.unfinished = sorted(plain(path.stem) for path in folder.glob("*.journal"))
+            page.damaged.append((f"{answer_name}.h5", clean(str(error).replace(f"{folder}/", ""))))
+    page.unfinished = sorted(clean(path.stem) for path in folder.glob("*.journal"))
     page.summary = summarize(answers, about.get("examples_sha256"))
     for answer_name, answer in answers.items():
         try:
             _add_figures(page, answer, answer_name)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            page.damaged.append((f"{answer_name}.h5", plain(f"cannot be drawn: {error!r}")))
+            page.damaged.append((f"{answer_name}.h5", clean(f"cannot be drawn: {error!r}")))
     return page
 
 
@@ -145,9 +146,9 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{plain(key, 60)}.")
+            flat |= _flat(value, f"{prefix}{clean(key, 60)}.")
         else:
-            flat[f"{prefix}{plain(key, 60)}"] = plain(value)
+            flat[f"{prefix}{clean(key, 60)}"] = clean(value)
     return flat
 
 
@@ -159,7 +160,7 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
         shown = Shown(
             caption=_caption(answer, title),
             image=_image(figure, as_pixels=title == "surface3d"),
-            command=plain(answer.attrs.get("command", "not recorded"), 400),
+            command=clean(answer.attrs.get("command", "not recorded"), 400),
             file=f"{page.name}/{name}.h5",
             interactive=interactive_surface(answer).to_json() if title == "surface3d" else "",
         )
@@ -169,8 +170,8 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
 def _caption(answer: xr.Dataset, title: str) -> str:
     known = _CAPTIONS.get(title) or _CAPTIONS.get(title.split("-seed")[0])
     if known and "directions" in answer.attrs:
-        return f"{known} Directions: {plain(answer.attrs['directions'], 60)}."
-    return known or f"{plain(title, 60)}, by {plain(answer.attrs.get('probe', 'a probe'), 60)}."
+        return f"{known} Directions: {clean(answer.attrs['directions'], 60)}."
+    return known or f"{clean(title, 60)}, by {clean(answer.attrs.get('probe', 'a probe'), 60)}."
 
 
 def _image(figure: Figure, *, as_pixels: bool) -> str:
@@ -190,7 +191,7 @@ def _page(pages: list[RunPage], title: str, command: str) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("landscape.figures").joinpath("report.html").read_text("utf-8"))
     return template.render(
-        title=plain(title),
+        title=clean(title),
         command=command,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         pages=pages,

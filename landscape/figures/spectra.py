@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.figures.scales import finite, is_wide, symlog_y
-from landscape.figures.style import BLUE, VERMILLION, count, figure_of, legend_above, new_axes, note, plain, styled
+from landscape.figures.style import BLUE, VERMILLION, count, figure_of, legend_above, new_axes, note, styled
+from landscape.text import clean
 
 _ENDS = {"largest": ("largest", BLUE), "smallest": ("smallest", VERMILLION)}
 
@@ -66,7 +67,7 @@ def _pairs(end: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _stems(ax: Axes, x: np.ndarray, values: np.ndarray, residuals: np.ndarray, converged: np.ndarray, end: str) -> None:
-    label, colour = _ENDS.get(end, (plain(end, 24), BLUE))
+    label, colour = _ENDS.get(end, (clean(end, 24), BLUE))
     ax.vlines(x, 0, values, color=colour, linewidth=0.8)
     ax.errorbar(
         x,
@@ -98,7 +99,7 @@ def _rank_labels(number: int, end: str) -> list[str]:
 
 
 def _verdict(spectrum: xr.Dataset) -> list[str]:
-    verdict, reason = (plain(spectrum.attrs.get(name, "")) for name in ("verdict", "verdict_reason"))
+    verdict, reason = (clean(spectrum.attrs.get(name, "")) for name in ("verdict", "verdict_reason"))
     missing = spectrum["eigenvalue"].size - finite(spectrum["eigenvalue"].values).size
     lines = [f"{verdict}: {reason}" if reason else verdict, "bars, where longer than the dot: residual ‖Hv − λv‖"]
     return [*lines, f"{count(missing, 'non-finite value')} left out" if missing else ""]

@@ -1,4 +1,4 @@
-"""One look for every figure: the style file, colours, plain text, notes, and saving whole or not at all."""
+"""One look for every figure: the style file, colours, short names, notes, and saving whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from landscape.figures.scales import round_ticks
 from landscape.store.disk import Disk, explained, write_whole
+from landscape.text import clean
 
 STYLE_FILE = Path(__file__).with_name("paper.mplstyle")
 Width = Literal["single", "double"]
@@ -35,7 +36,6 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK = (
 LINES = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 GREY = "0.35"
 NOTE_WIDTH = 60  # characters of a line of notes, which fit one column
-LONGEST_TEXT = 200  # characters of a text from a file that are drawn; 200,000 would take 11 s
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,15 +88,9 @@ def figure_of(ax: Axes) -> Figure:
     return figure
 
 
-def plain(text: object, limit: int = LONGEST_TEXT) -> str:
-    """A text from a file as one printable line of at most `limit` characters."""
-    line = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * limit])
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
 def shortened(name: str, limit: int = 22) -> str:
     """A long name with its middle left out: the ends of a layer's name tell most."""
-    name = plain(name)
+    name = clean(name)
     if len(name) <= limit:
         return name
     tail = (limit - 1) * 2 // 3
@@ -105,7 +99,7 @@ def shortened(name: str, limit: int = 22) -> str:
 
 def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
     """Long names shortened where they are alike: an ending that all share goes, then a beginning, then middles."""
-    short = [plain(name) for name in names]
+    short = [clean(name) for name in names]
     if len(short) > 1 and all(name.endswith(".weight") for name in short):
         short = [name.removesuffix(".weight") for name in short]
     while len(short) > 1 and max(map(len, short)) > limit and len({n.partition(".")[0] for n in short}) == 1:
@@ -117,7 +111,7 @@ def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
 
 def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
     """Write what a reader must know under the x label (or under another artist): counts, shares, verdicts."""
-    text = "\n".join(textwrap.fill(plain(line), NOTE_WIDTH) for line in lines if line)
+    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH) for line in lines if line)
     if not text:
         return
     annotation = ax.annotate(
