@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -36,8 +37,12 @@ class ParameterLayout:
             parameters: A name or shell pattern such as ``"layer3.*"``, or several.
 
         Raises:
-            ValueError: If the model has no trainable parameters or a pattern matches none of them.
+            ValueError: If the model has no trainable parameters, a lazy one that has no shape yet, or a pattern
+                matches none of them.
         """
+        lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+        if lazy:
+            raise ValueError(f"{_some(lazy)} has no shape yet; run the model once before it is measured.")
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(

@@ -106,3 +106,8 @@ def test_refusals():
         ParameterLayout.of(model).unflatten(torch.zeros(46))
     with pytest.raises(ValueError, match="and 2 more"):
         ParameterLayout.of(nn.Sequential(*[nn.Linear(1, 1) for _ in range(5)]), "no")
+
+
+def test_a_lazy_parameter_is_named():
+    with pytest.raises(ValueError, match="'0.weight', '0.bias' has no shape yet; run the model once"):
+        ParameterLayout.of(nn.Sequential(nn.LazyLinear(3)))
