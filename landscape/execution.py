@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from landscape.store.disk import PARTIAL, explained
+
 _CHUNK = 8  # items that one task of a remote executor computes, to pay its message once
 
 Answer = dict[str, float]
@@ -43,6 +45,8 @@ class Work:
         journal: Keeps finished pieces, so that the same work goes on after an interruption; None keeps nothing.
         progress: Called with (stage, pieces done, pieces in all).
         remote_passes: Passes over the data that were made in other processes.
+        scratch: Folder for what is sent to workers; a run's folder clears what a killed process left there. None for
+            the system's own.
         stages: How many maps have used each stage name.
     """
 
@@ -50,6 +54,7 @@ class Work:
     journal: Journal | None = None
     progress: Progress | None = None
     remote_passes: int = 0
+    scratch: Path | None = None
     stages: Counter[str] = field(default_factory=Counter)
 
     def open_stage(self, name: str) -> str:
@@ -180,8 +185,7 @@ def _computed(
         for key, item in todo:
             yield key, function(shared, item)
         return
-    with tempfile.TemporaryDirectory(prefix="landscape-") as folder:
-        path = _write_shared(Path(folder) / "shared", function, shared)
+    with _shared_file(function, shared, work.scratch) as path:
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
         for chunk, (answers, passes) in _completed(work.executor, path, chunks):
             work.remote_passes += passes
@@ -204,15 +208,22 @@ def _completed(executor: Executor, path: Path, chunks: Sequence[Any]) -> Iterato
             future.cancel()
 
 
-def _write_shared(path: Path, function: Any, shared: Any) -> Path:
+@contextmanager
+def _shared_file(function: Any, shared: Any, scratch: Path | None) -> Iterator[Path]:
+    """Write what all pieces need where the workers read it, for nobody else's eyes."""
     try:
-        path.write_bytes(pickle.dumps((function, shared)))
+        content = pickle.dumps((function, shared))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             f"this work cannot be sent to other processes ({error}); define the model and the loss at the top level "
             "of a module (no lambda), or use the serial executor."
         ) from error
-    return path
+    with tempfile.NamedTemporaryFile(prefix=".shared-", suffix=PARTIAL, dir=scratch) as file:
+        path = Path(file.name)
+        with explained(path):
+            file.write(content)
+            file.flush()
+        yield path
 
 
 # --- in the worker --------------------------------------------------------------------------------------------
@@ -223,7 +234,7 @@ _loaded: dict[str, Any] = {}
 def _compute_chunk(path: str, items: Sequence[Any]) -> tuple[list[Answer], int]:
     if path not in _loaded:
         _loaded.clear()
-        # The file was written by the parent process into its own private folder.
+        # The file was written by the parent process, which alone may read and write it.
         _loaded[path] = pickle.loads(Path(path).read_bytes())  # noqa: S301
     function, shared = _loaded[path]
     objective = getattr(shared, "objective", None)

@@ -64,7 +64,7 @@ def ask(
             return store.read(name)
         _agree_on_recipe(journal, objective)
         try:
-            answer = answered(probe, objective, Work(engine, journal, progress))
+            answer = answered(probe, objective, Work(engine, journal, progress, scratch=store.path))
         except Exception:
             _discard_if_empty(journal)
             raise

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from landscape.execution import SerialExecutor, Work, open_executor, resumable_map, working
 from landscape.objective import Objective
 from landscape.probes import Slice, Surface
-from landscape.store import Journal
+from landscape.store import Journal, Store
+from landscape.store.disk import PARTIAL
 from tests.problems import TinyCNN, built, images
 
 
@@ -227,3 +229,22 @@ def test_an_interruption_does_not_wait_for_slow_pieces():
         resumable_map(slow, None, range(8))
     # The chunk of eight pieces takes 40 s; whoever waits for its first piece alone needs 5 s after the alarm.
     assert time.monotonic() - started < 7
+
+
+def folder_of_the_shared_file(_shared, item):
+    from landscape.execution import _loaded
+
+    return {"there": float(Path(next(iter(_loaded))).parent == Path(item))}
+
+
+def test_what_is_sent_lies_in_the_scratch_folder_and_is_removed(tmp_path):
+    with open_executor("processes:1") as pool, working(Work(pool, scratch=tmp_path)):
+        assert resumable_map(folder_of_the_shared_file, None, [str(tmp_path)]) == [{"there": 1.0}]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_run(tmp_path):
+    left = tmp_path / f".shared-x{PARTIAL}"
+    left.touch()
+    with Store(tmp_path).lock():
+        assert not left.exists()
