@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from landscape.store import Store
 _SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
 
 
-class Recording(pl.Callback):
+class Recording(pl.Callback, ABC):
     """The life of a callback that records into a run's folder: begin or go on, record, seal."""
 
     def __init__(self, out: str | Path, name: str) -> None:
@@ -99,14 +100,18 @@ class Recording(pl.Callback):
             rows.rewind(step)
         return rows
 
+    @abstractmethod
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        raise NotImplementedError
+        """Start to record, or go on from what lies in the folder."""
 
+    @abstractmethod
     def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        raise NotImplementedError
+        """Record what is due after the last step."""
 
+    @abstractmethod
     def _seal(self, finished: bool) -> None:
-        raise NotImplementedError
+        """Write the answers of what has been recorded."""
 
+    @abstractmethod
     def _discard(self) -> None:
-        raise NotImplementedError
+        """Remove the journals of sealed answers."""
