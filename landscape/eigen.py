@@ -146,6 +146,11 @@ class _Lanczos:
         """Whether the basis spans the whole space."""
         return not self.pending
 
+    @property
+    def _negligible(self) -> float:
+        """Norm below which the rest of a unit vector is rounding."""
+        return 1e3 * torch.finfo(self.basis.dtype).eps
+
     def projected(self) -> Tensor:
         return self.matrix[: self.size, : self.size]
 
@@ -167,10 +172,16 @@ class _Lanczos:
         """Keep the Ritz vectors with these coordinates; the pending directions go on from them."""
         ritz_values = small.T @ self.projected() @ small
         kept = small.shape[1]
+        # What the whole basis already holds of a direction is no residual; the smaller one would take it for one.
+        pending = [(self._orthogonalize(direction)[0], coupling) for direction, coupling in self.pending]
         self.basis[:kept] = self.ritz_vectors(small).T
         self.matrix.zero_()
         self.matrix[:kept, :kept] = torch.diag(ritz_values.diagonal())
-        self.pending = [(p, self._padded(small.T @ c[: self.size])) for p, c in self.pending]
+        self.pending = [
+            (rest / rest.norm(), self._padded(rest.norm().item() * (small.T @ coupling[: self.size])))
+            for rest, coupling in pending
+            if rest.norm() > self._negligible
+        ]
         self.size = kept
 
     def start_again(self) -> None:
@@ -185,7 +196,7 @@ class _Lanczos:
     def _step(self) -> None:
         direction, _ = self.pending.pop(0)
         rest, _ = self._orthogonalize(direction)
-        if rest.norm() > 1e-2:  # else the basis has grown to hold it meanwhile
+        if rest.norm() > self._negligible:  # else the basis has grown to hold it meanwhile
             self._follow(rest / rest.norm())
         if not self.pending:
             self._draw()
@@ -227,7 +238,7 @@ class _Lanczos:
         vector = vector.to(self.operator.device, self.operator.dtype)
         rest, _ = self._orthogonalize(vector / vector.norm())
         length = rest.norm()
-        return rest / length if length > 1e3 * torch.finfo(rest.dtype).eps else None
+        return rest / length if length > self._negligible else None
 
 
 def _select(available: int, k: int, which: str) -> list[int]:

@@ -237,3 +237,34 @@ def test_an_untrained_network_runs_in_float32_too():
     model = built(lambda: torch.nn.Sequential(torch.nn.Linear(5, 30), torch.nn.Tanh(), torch.nn.Linear(30, 3)))
     data = (torch.zeros(4, 5), torch.zeros(4, dtype=torch.long))
     assert eigenpairs(Hessian(Objective(model, data, loss=F.cross_entropy)), k=2).converged.all()
+
+
+@pytest.mark.parametrize("fresh_starts", [0, 1, 2])
+def test_the_error_bounds_hold_through_fresh_starts_and_restarts(fresh_starts):
+    """A direction that is not followed yet still counts, or pairs would pass for converged that are not."""
+    matrix = rotated(SPECTRA["outliers"])
+    lanczos = eigen._Lanczos(Matrix(matrix), seed=0, max_basis=60)
+    lanczos.extend(12)
+    for _ in range(fresh_starts):
+        lanczos.start_again()
+        lanczos.extend(7)
+    for steps in (0, None, 1, 5):
+        if steps is None:
+            lanczos.restart(torch.linalg.eigh(lanczos.projected()).eigenvectors[:, -10:])
+        else:
+            lanczos.extend(steps)
+        values, small = torch.linalg.eigh(lanczos.projected())
+        ritz = lanczos.ritz_vectors(small)
+        true = (matrix @ ritz - ritz * values).norm(dim=0)
+        bounds = lanczos.errors(small)
+        assert (true <= bounds + 1e-10 * values.abs().max()).all()  # float64 rounding
+        if not fresh_starts:
+            assert torch.allclose(true, bounds, atol=1e-10 * values.abs().max().item())  # one direction: exact
+
+
+def test_the_residuals_are_measured_once_where_nothing_is_missed(monkeypatch):
+    measured = []
+    original = eigen._measured
+    monkeypatch.setattr(eigen, "_measured", lambda *arguments: measured.append(1) or original(*arguments))
+    assert eigenpairs(Matrix(rotated(SPECTRA["outliers"])), k=4, which="both").converged.all()
+    assert len(measured) == 1

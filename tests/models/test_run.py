@@ -359,6 +359,8 @@ def test_import(factory, tmp_path):
     assert run.config is None and run.metrics == {} and run.about["kind"] == "imported"
     assert torch.equal(open_run(tmp_path / "mine").model()[1].weight, network[1].weight)
     assert np.isfinite(run.objective().loss().item())
+    # Nobody has said that the network was trained on standardized inputs.
+    assert torch.equal(run.data().train.inputs.amin(), torch.tensor(0.0)) and run.data().train.inputs.max() == 1
     assert not any(str(tmp_path) in str(value) for value in run.about.values())
     with pytest.raises(ValueError, match="holds a run already"):
         import_weights(tmp_path / "net.pt", factory, "digits", tmp_path / "mine")
