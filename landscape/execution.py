@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from landscape.store.disk import PARTIAL, explained
 
+_SYNC_SECONDS = 1.0  # a sequence of short steps waits for the disk at most this often
 _CHUNK = 8  # items that one task of a remote executor computes, to pay its message once
 
 Answer = dict[str, float]
@@ -29,8 +33,8 @@ class Journal(Protocol):
     def records(self) -> dict[str, dict[str, Any]]:
         """Read the finished pieces."""
 
-    def append(self, key: str, arrays: dict[str, Any]) -> None:
-        """Add a finished piece."""
+    def append(self, key: str, arrays: dict[str, Any], sync: bool = True) -> None:
+        """Add a finished piece; `sync` waits for the disk."""
 
 
 Progress = Callable[[str, int, int], None]
@@ -47,7 +51,7 @@ class Work:
         remote_passes: Passes over the data that were made in other processes.
         scratch: Folder for what is sent to workers; a run's folder clears what a killed process left there. None for
             the system's own.
-        stages: How many maps have used each stage name.
+        stages: How many maps, or pieces of a sequence, have used each stage name.
     """
 
     executor: Executor
@@ -56,6 +60,12 @@ class Work:
     remote_passes: int = 0
     scratch: Path | None = None
     stages: Counter[str] = field(default_factory=Counter)
+    synced: float = 0.0
+
+    @cached_property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What the journal held when this work began."""
+        return dict(self.journal.records()) if self.journal else {}
 
     def open_stage(self, name: str) -> str:
         """Name the pieces of one map, so that two maps of a probe do not take each other's."""
@@ -133,6 +143,33 @@ def report_progress(stage: str, done: int, total: int) -> None:
     work = _current.get()
     if work is not None:
         _report(work, stage, done, total)
+
+
+def recalled(stage: str, of: bytes, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Compute the next piece of a sequence, or take it from the journal of the current `working` context.
+
+    A deterministic algorithm whose expensive steps all go through here is resumable: run again, it takes the same
+    steps and finds those it has made. Outside such a context every piece is computed.
+
+    Args:
+        stage: Names the sequence; each call is its next piece.
+        of: What the piece is computed from, or a digest of it. A piece found for anything else is not used.
+        compute: The step; its answer holds numbers, text and arrays of numbers.
+    """
+    work = _current.get()
+    if work is None or work.journal is None:
+        return compute()
+    work.stages[stage] += 1
+    key, digest = f"{stage}/{work.stages[stage] - 1}", hashlib.sha256(of).hexdigest()
+    found = work.found.get(key)
+    if found is not None and found["of"] == digest:
+        return {name: value for name, value in found.items() if name != "of"}
+    answer = compute()
+    # Without waiting for the disk a piece survives the death of the process; power is lost less often.
+    sync = time.monotonic() - work.synced > _SYNC_SECONDS
+    work.journal.append(key, {**answer, "of": digest}, sync=sync)
+    work.synced = time.monotonic() if sync else work.synced
+    return answer
 
 
 def resumable_map(

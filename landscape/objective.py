@@ -171,6 +171,29 @@ class Objective:
         """Mean loss of one batch where the copy stands; to be used inside `at`."""
         return self._evaluate(batch)[0]
 
+    def batch_output(self, batch: Any) -> Tensor:
+        """Output of the model for one batch where the copy stands; to be used inside `at`.
+
+        Raises:
+            TypeError: If the objective was made with `step`, which hides the output.
+        """
+        if self.step_function is not None:
+            raise TypeError(
+                "this needs the model's output and a loss of (output, target), which step= hides; make the objective "
+                "with loss=."
+            )
+        output = self._module(batch[0])
+        if not isinstance(output, Tensor):
+            raise TypeError(f"this needs a model whose output is one tensor, got {type(output).__name__}.")
+        return output
+
+    def output_loss(self, output: Tensor, batch: Any) -> Tensor:
+        """Mean loss of one batch as a function of the model's output for it."""
+        assert self.loss_function is not None
+        if self._loss_in_double:
+            return self.loss_function(_double(output), _double(batch[1]))
+        return self.loss_function(output, batch[1])
+
     def average(self, function: Callable[[Any], list[Tensor]], examples: Examples | None = None) -> list[Tensor]:
         """Average per-batch means over the examples: the one loop over the data.
 
@@ -227,12 +250,8 @@ class Objective:
         """Mean loss of a batch and, where a loss of (output, target) is used, the outputs."""
         if self.step_function is not None:
             return self.step_function(self._module, batch), None
-        assert self.loss_function is not None
-        inputs, target = batch
-        output = self._module(inputs)
-        if self._loss_in_double:
-            return self.loss_function(_double(output), _double(target)), output
-        return self.loss_function(output, target), output
+        output = self._module(batch[0])
+        return self.output_loss(output, batch), output
 
     def _metrics_of(self, examples: Examples, prefix: str) -> dict[str, float]:
         names = ["loss"]

@@ -1,17 +1,16 @@
-"""Curvature of an objective as linear operators that are never written out."""
+"""Symmetric matrices that are known by their products and never written out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.objective import Objective, flat_gradient
-from landscape.parameters import ParameterLayout
+from landscape.objective import Objective
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -63,15 +62,18 @@ class LinearOperator(ABC):
         )
 
 
-class Hessian(LinearOperator):
-    """Second derivative of the mean loss, H v = d/dr gradient(theta + r v) at r = 0.
+Multiply = Callable[[Tensor], Tensor]
 
-    Products use double backward: the forward pass and the first backward pass of each batch are shared by the K
-    vectors of a block. Under ``normalization="recalibrated"`` the statistics of BatchNorm are held fixed. With
-    ReLU the Hessian leaves out the kinks, so that second differences of the loss differ from it.
 
-    References:
-        Pearlmutter, "Fast Exact Multiplication by the Hessian", Neural Computation 1994.
+class ObjectiveOperator(LinearOperator):
+    """A symmetric matrix (P, P) that is a mean over the examples of an objective, at one point.
+
+    A subclass says, in `linearize`, what one batch contributes.
+
+    Attributes:
+        objective: The function whose curvature it is.
+        theta: (P,) the point.
+        layout: The block of parameters that the matrix belongs to.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Hessian(LinearOperator):
         """Fix the point and, optionally, a block of parameters.
 
         Args:
-            objective: The function to differentiate twice.
+            objective: The function to differentiate.
             theta: (P,) the point; default: where the model stood.
             parameters: Names or patterns of a block of the objective's parameters; default: all of them.
 
@@ -89,8 +91,20 @@ class Hessian(LinearOperator):
         """
         self.objective = objective
         self.theta = objective.theta if theta is None else theta
-        self.layout = _block(objective, parameters)
+        self.layout = objective.layout if parameters is None else objective.layout.matching(parameters)
         self.size, self.device, self.dtype = self.layout.size, objective.device, objective.dtype
+
+    @abstractmethod
+    def linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
+        """Do the work of a batch that no vector enters, where the objective's copy of the model stands.
+
+        Args:
+            batch: Of the objective's examples.
+            tensors: The parameters of the block, for automatic differentiation.
+
+        Returns:
+            From vectors (P, K) to products (P, K); it may be called many times, so graphs must be retained.
+        """
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K).
@@ -100,21 +114,9 @@ class Hessian(LinearOperator):
         """
         if V.ndim != 2 or V.shape[0] != self.size or not V.shape[1]:
             raise ValueError(f"expected vectors as columns of a ({self.size}, K) matrix, got {tuple(V.shape)}.")
-        columns = V.to(self.device, self.dtype).unbind(dim=1)
+        V = V.to(self.device, self.dtype)
         # Fused attention has no second derivative, its plain form has.
         with torch.enable_grad(), self.objective.at(self.theta), sdpa_kernel(SDPBackend.MATH):
             tensors = self.objective.tensors(self.layout)
-            (products,) = self.objective.average(lambda batch: [self._of_batch(batch, tensors, columns)])
+            (products,) = self.objective.average(lambda batch: [self.linearize(batch, tensors)(V)])
         return products.to(self.dtype)
-
-    def _of_batch(self, batch: Any, tensors: list[Tensor], columns: Sequence[Tensor]) -> Tensor:
-        gradient = flat_gradient(self.objective.batch_loss(batch), tensors, create_graph=True)
-        last = len(columns) - 1
-        products = [
-            flat_gradient(gradient @ v, tensors, retain_graph=number < last) for number, v in enumerate(columns)
-        ]
-        return torch.stack(products, dim=1)
-
-
-def _block(objective: Objective, parameters: str | Sequence[str] | None) -> ParameterLayout:
-    return objective.layout if parameters is None else objective.layout.matching(parameters)

@@ -1,0 +1,27 @@
+"""Products that survive an interruption."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from landscape.execution import recalled
+from landscape.operators.base import LinearOperator
+
+
+class Resumable(LinearOperator):
+    """An operator whose products are kept in the journal of the work at hand.
+
+    A deterministic solver that is run again takes its finished products from there, so it goes on where it was
+    interrupted and ends with the same bits.
+    """
+
+    def __init__(self, operator: LinearOperator):
+        self.operator = operator
+        self.size, self.device, self.dtype = operator.size, operator.device, operator.dtype
+
+    def matmat(self, V: Tensor) -> Tensor:
+        """Multiply K vectors at once, (P, K) -> (P, K), or recall the products."""
+        plain = V.detach().cpu().contiguous().numpy()
+        piece = recalled("product", plain.tobytes(), lambda: {"HV": self.operator.matmat(V).cpu().numpy()})
+        return torch.from_numpy(piece["HV"]).to(self.device)
