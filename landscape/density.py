@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from landscape.execution import report_progress
 from landscape.operators import LinearOperator
@@ -16,7 +17,7 @@ from landscape.randomness import gaussian_columns
 
 _RELATIVE_VARIANCE = 1e-5  # of the smoothing Gaussian, in units of the range squared (Ghorbani et al.)
 _GRID = 1024  # a third of the width of that Gaussian from point to point
-_DECADES = 0.1  # width of the smoothing Gaussian of the logarithmic form
+DECADES = 0.1  # width of the smoothing Gaussian of the logarithmic form
 
 
 class Count(NamedTuple):
@@ -122,7 +123,7 @@ class Density:
             interval=(_count_at(1 - tail, least, P, probes), _count_at(tail, most, P, probes)),
         )
 
-    def logarithmic(self, points: int = 400, decades: float | None = None, width: float = _DECADES) -> LogDensity:
+    def logarithmic(self, points: int = 400, decades: float | None = None, width: float = DECADES) -> LogDensity:
         """Smooth the same nodes over log10 |lambda|, positive and negative ones apart.
 
         Args:
@@ -229,7 +230,7 @@ def spectral_density(
         for step in run:
             report_progress("Lanczos steps", number * made + step + 1, len(groups) * made)
         unused = (0, steps - made)
-        parts.append((*(torch.nn.functional.pad(c, unused) for c in (run.alphas, run.betas)), run.num_matvecs))
+        parts.append((pad(run.alphas, unused), pad(run.betas, unused), run.num_matvecs))
         del run  # its basis, before the next one is made
     alphas, betas = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     pairs = [_quadrature(a, b, steps) for a, b in zip(alphas, betas, strict=True)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.density import Density, spectral_density
+from landscape.density import DECADES, Density, spectral_density
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
@@ -118,6 +118,10 @@ def _dataset(found: Density) -> xr.Dataset:
         },
         coords={
             "curvature": ("curvature", found.grid.numpy(), {"long_name": "Hessian eigenvalue", "units": "nats"}),
-            "magnitude": ("magnitude", logs.magnitude.numpy(), {"long_name": "|eigenvalue|", "units": "nats"}),
+            "magnitude": (
+                "magnitude",
+                logs.magnitude.numpy(),
+                {"long_name": "|eigenvalue|", "units": "nats", "decades": DECADES},
+            ),
         },
     )
