@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from landscape.figures.scales import finite, log_levels, number
-from landscape.figures.style import BLUE, VERMILLION, WIDTHS, figure_of, legend_above, new_axes, note, styled
+from landscape.figures.style import (
+    BLUE,
+    VERMILLION,
+    WIDTHS,
+    figure_of,
+    legend_above,
+    new_axes,
+    note,
+    note_under,
+    styled,
+)
 
 _COLOURS = {"positive": BLUE, "negative": VERMILLION}
 
@@ -47,12 +57,10 @@ def log_density(answer: xr.Dataset) -> Figure:
     curves = [answer[f"log_density_{sign}"].values for sign in _COLOURS]
     _log_height(left, np.concatenate(curves), alone)
     left.set_ylabel("Share of eigenvalues per decade")
-    left.set_xlabel("−λ")
-    right.set_xlabel("λ")
+    left.set_xlabel("−λ, negative eigenvalues")
+    right.set_xlabel("λ, positive eigenvalues")
     right.tick_params(labelleft=False)
-    lines = [*_notes(answer), _near_zero(answer)]
-    figure.supxlabel("Magnitude of the Hessian eigenvalue", fontsize=7)
-    _note_below(figure, lines)
+    note_under(figure, [*_notes(answer), _near_zero(answer)])
     return figure
 
 
@@ -160,10 +168,7 @@ def _notes(answer: xr.Dataset) -> list[str]:
 
 
 def _near_zero(answer: xr.Dataset) -> str:
-    share = float(answer.get("near_zero", 0.0))
-    return f"{share:.1%} of the eigenvalues are smaller than the axis shows" if share > 5e-4 else ""
-
-
-def _note_below(figure: Figure, lines: list[str]) -> None:
-    label = figure._supxlabel  # type: ignore[attr-defined]
-    note(figure.axes[0], lines, below=label)
+    share, low, high = (float(answer.get(name, 0.0)) for name in ("near_zero", "near_zero_low", "near_zero_high"))
+    if not share > 5e-4:
+        return ""
+    return f"not shown: {share:.1%} between {number(float(f'{low:.2g}'))} and {number(float(f'{high:.2g}'))}, where the probes resolve no sign"

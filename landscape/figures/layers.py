@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from landscape.figures.scales import finite, is_wide, log_levels, number, round_ticks
-from landscape.figures.style import BLUE, GREEN, VERMILLION, WIDTHS, count, note, styled, told_apart
+from landscape.figures.style import BLUE, GREEN, VERMILLION, WIDTHS, count, note_under, styled, told_apart
 
 _ROW = 0.125  # inches of a layer's row
 
@@ -19,8 +19,7 @@ def layer_bars(answer: xr.Dataset) -> Figure:
     """A row a layer: the trace of its own block of the Hessian as a bar, its eigenvalues at both ends as dots.
 
     The black bars are the interval of the trace and the residual of the eigenvalues. An axis on which everything is
-    positive and spreads over more than a factor of ten is logarithmic; one with both signs and more than a factor of
-    fifty is linear around zero and logarithmic beyond.
+    positive and spreads over more than a factor of ten is logarithmic; any other that spreads over more than fifty is linear around zero, as far as errors reach, and logarithmic beyond.
 
     Args:
         answer: The answer of the probe Layers: dims (layer,).
@@ -43,7 +42,7 @@ def layer_bars(answer: xr.Dataset) -> Figure:
         "hollow: not converged" if solved and not _converged(answer) else "",
         f"{count(broken, 'non-finite trace')} left out" if broken else "",
     ]
-    note(panels[0], lines)
+    note_under(figure, lines)
     return figure
 
 
@@ -51,7 +50,7 @@ def _traces(ax: Axes, answer: xr.Dataset, y: np.ndarray) -> None:
     values = np.asarray(answer["trace"].values, dtype=float)
     low, high = (np.asarray(answer[f"trace_{end}"].values, dtype=float) for end in ("low", "high"))
     everything = np.concatenate([values, low, high])
-    base = _scale(ax, everything, values)
+    base = _scale(ax, everything, np.abs(high - low) / 2)
     ax.barh(y, values - base, left=base, height=0.65, color=BLUE, gid="trace")
     bars = np.stack([values - low, high - values])
     ax.errorbar(
@@ -63,7 +62,8 @@ def _traces(ax: Axes, answer: xr.Dataset, y: np.ndarray) -> None:
 def _ends(ax: Axes, answer: xr.Dataset, y: np.ndarray) -> None:
     columns = {end: np.asarray(answer[f"{end}_eigenvalue"].values, dtype=float) for end in ("largest", "smallest")}
     everything = np.concatenate(list(columns.values()))
-    _scale(ax, everything, everything)
+    errors = np.concatenate([np.nan_to_num(answer[f"{end}_residual"].values) for end in columns])
+    _scale(ax, np.concatenate([everything, everything - errors, everything + errors]), errors)
     for (end, values), colour in zip(columns.items(), (GREEN, VERMILLION), strict=True):
         residuals = np.nan_to_num(np.asarray(answer[f"{end}_residual"].values, dtype=float))
         done = np.asarray(answer[f"{end}_converged"].values, dtype=bool)
@@ -86,32 +86,32 @@ def _ends(ax: Axes, answer: xr.Dataset, y: np.ndarray) -> None:
     ax.grid(axis="y", linewidth=0.3, color="0.85")
 
 
-def _scale(ax: Axes, everything: np.ndarray, values: np.ndarray) -> float:
-    """Choose the x scale; return where bars begin."""
-    numbers, sizes = finite(everything), np.abs(finite(values))
-    sizes = sizes[sizes > 0]
-    if not numbers.size or not sizes.size:
-        ax.xaxis.set_major_locator(round_ticks(3))
-        return 0.0
+def _scale(ax: Axes, everything: np.ndarray, errors: np.ndarray) -> float:
+    """Choose the x scale by values with the ends of their errors; return where bars begin."""
+    numbers = finite(everything)
+    sizes = np.abs(numbers[numbers != 0])
     if is_wide(numbers):
         low, high = numbers.min() / 1.5, numbers.max() * 1.5
         ax.set_xscale("log")
         ax.set_xlim(low, high)
         _place(ax, [tick for tick in log_levels(low, high, 5).tolist() if low <= tick <= high])
-        return low
-    if is_wide(sizes, 50):
-        top = sizes.max()
-        threshold = max(sizes.min(), 1e-4 * top)
-        ax.set_xscale("symlog", linthresh=threshold, linscale=0.4)
-        outer = 10.0 ** np.floor(np.log10(top))
-        negative = -outer if numbers.min() < -threshold else None
-        low, high = min(numbers.min() * 2, 0.0), max(numbers.max() * 2, 0.0)
-        ax.set_xlim(low or -threshold, high or threshold)
-        _place(ax, [t for t in (negative, 0.0, outer) if t is not None and (low or -threshold) <= t <= high])
-        ax.axvline(0, color="0.5", linewidth=0.6, zorder=0)
-        return 0.0
+        return float(low)
     ax.axvline(0, color="0.5", linewidth=0.6, zorder=0)
-    ax.xaxis.set_major_locator(round_ticks(3))
+    if not is_wide(sizes, 50):
+        ax.xaxis.set_major_locator(round_ticks(3))
+        return 0.0
+    top = sizes.max()
+    # What is smaller than its error has no logarithm worth drawing.
+    small = min(max(sizes.min(), finite(errors).max(initial=0.0), 1e-4 * top), top / 10)
+    threshold = 10.0 ** np.floor(np.log10(small))
+    low, high = min(2 * numbers.min(), -threshold), max(2 * numbers.max(), threshold)
+    ax.set_xscale("symlog", linthresh=threshold, linscale=0.5)
+    ax.set_xlim(low, high)
+    powers = threshold * 10.0 ** np.arange(0, 20)
+    right, left = powers[powers <= high], powers[powers <= -low]
+    right = right[:: -max(1, -(-len(right) // 2))] if len(right) > 2 else right
+    left = left[-1:] if -low > 10 * threshold else left[:0]
+    _place(ax, sorted([*(-left), 0.0, *right]))
     return 0.0
 
 

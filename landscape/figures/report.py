@@ -33,13 +33,6 @@ _SECTION_OF = {
     "layers": "Spectra",
     "by-step": "Dynamics",
 }
-    "slice": "Slices",
-    "surface": "Surfaces",
-    "spectrum": "Spectra",
-    "spectral-density": "Spectra",
-    "layers": "Spectra",
-    "by-step": "Dynamics",
-}
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
     "slice": "Loss along the slice.",
