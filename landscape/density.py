@@ -17,6 +17,7 @@ from landscape.randomness import gaussian_columns
 
 _RELATIVE_VARIANCE = 1e-5  # of the smoothing Gaussian, in units of the range squared (Ghorbani et al.)
 _GRID = 1024  # a third of the width of that Gaussian from point to point
+_ROUNDING = 1e-12  # of a sum of weights
 DECADES = 0.1  # width of the smoothing Gaussian of the logarithmic form
 
 
@@ -378,9 +379,9 @@ def _count_at(level: float, share: float, size: int, probes: int) -> float:
     from scipy.optimize import brentq
     from scipy.special import betainc
 
-    if share <= 0:
+    if share <= _ROUNDING:
         return 0.0
-    if share >= 1:
+    if share >= 1 - _ROUNDING:
         return float(size)
     weight = probes * (size + 2) / 2 - 1  # makes the variance 2 f (1 - f) / (n (P + 2))
 

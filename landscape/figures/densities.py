@@ -171,4 +171,5 @@ def _near_zero(answer: xr.Dataset) -> str:
     share, low, high = (float(answer.get(name, 0.0)) for name in ("near_zero", "near_zero_low", "near_zero_high"))
     if not share > 5e-4:
         return ""
-    return f"not shown: {share:.1%} between {number(float(f'{low:.2g}'))} and {number(float(f'{high:.2g}'))}, where the probes resolve no sign"
+    ends = [number(float(f"{end:.2g}")) for end in (low, high)]
+    return f"not shown: {share:.1%} between {' and '.join(ends)}, where the probes resolve no sign"

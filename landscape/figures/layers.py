@@ -19,7 +19,8 @@ def layer_bars(answer: xr.Dataset) -> Figure:
     """A row a layer: the trace of its own block of the Hessian as a bar, its eigenvalues at both ends as dots.
 
     The black bars are the interval of the trace and the residual of the eigenvalues. An axis on which everything is
-    positive and spreads over more than a factor of ten is logarithmic; any other that spreads over more than fifty is linear around zero, as far as errors reach, and logarithmic beyond.
+    positive and spreads over more than a factor of ten is logarithmic; any other that spreads over
+    more than fifty is linear around zero, as far as errors reach, and logarithmic beyond.
 
     Args:
         answer: The answer of the probe Layers: dims (layer,).

@@ -52,10 +52,11 @@ class SpectralDensity:
 
         Returns:
             density and density_standard_error over `curvature`; the same per decade over `magnitude`, as
-            log_density_positive and log_density_negative with their standard errors, and near_zero, the share
-            closer to zero than the probes resolve, between near_zero_low and near_zero_high; ritz_value, weight, diagonal and off_diagonal over (probe, node), from which all else follows;
-            eigenvalue, residual and converged over (end, rank) where k is not 0; num_negative, how many eigenvalues
-            lie below -tolerance, with num_negative_low and num_negative_high; tolerance, sigma, num_matvecs, loss.
+            log_density_positive and log_density_negative with their standard errors, and near_zero, the share closer
+            to zero than the probes resolve, between near_zero_low and near_zero_high; ritz_value, weight, diagonal
+            and off_diagonal over (probe, node), from which all else follows; eigenvalue, residual and converged over
+            (end, rank) where k is not 0; num_negative, how many eigenvalues lie below -tolerance, with
+            num_negative_low and num_negative_high; tolerance, sigma, num_matvecs, loss.
 
         Raises:
             ValueError: If 2 k exceeds the number of parameters.
