@@ -131,7 +131,7 @@ def _outliers(answer: xr.Dataset) -> list[tuple[float, bool]]:
 
 def _height_of_one(answer: xr.Dataset, width: float) -> float:
     size = float(answer.attrs.get("num_eigenvalues", answer.attrs.get("num_parameters", 1000)))
-    return 1 / (max(size, 1.0) * (width or 1.0) * sqrt(2 * pi))
+    return 1 / (max(size, 1.0) * (width if width > 0 else 1.0) * sqrt(2 * pi))
 
 
 def _floor(alone: float) -> float:
