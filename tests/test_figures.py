@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -98,8 +99,8 @@ PROBES = {
     "spectrum": "Spectrum",
     "training": "TrainingDynamics",
     "layers": "layers",
+    "spectral": "spectral-density",
 }
-PROBES["spectral"] = "spectral-density"
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -516,7 +517,7 @@ def test_the_linear_density_has_its_band_and_outliers():
     (ax,) = figure.axes
     (band,) = [c for c in ax.collections if c.get_gid() == "positive band"]
     edges = band.get_paths()[0].vertices
-    middle = int(answer.density.argmax())
+    middle = int(answer.density.values.argmax())
     at = edges[np.isclose(edges[:, 0], answer.curvature[middle].item())][:, 1]
     top = answer.density[middle].item()
     assert (at.min(), at.max()) == pytest.approx((0.9 * top, 1.1 * top))
@@ -527,8 +528,9 @@ def test_the_linear_density_has_its_band_and_outliers():
 def test_layer_bars_run_from_the_first_layer_down():
     answer = layers_answer(6)
     figure = figures.layer_bars(answer)
-    left, right = figure.axes
-    assert left.yaxis_inverted() and [t.get_text() for t in left.get_yticklabels()] == [f"{i}.conv" for i in range(6)]
+    left = figure.axes[0]
+    assert left.yaxis_inverted()
+    assert [label.get_text() for label in left.get_yticklabels()] == [f"features.{i}.conv" for i in range(6)]
     np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in left.patches], answer.trace)
     assert left.get_xscale() == "symlog"
     converged = answer.largest_converged.values
@@ -545,7 +547,7 @@ def test_forty_layers_keep_their_names_apart():
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(set(names)) == 40
     boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
-    assert all(low.y1 <= high.y0 + 1 for high, low in zip(boxes, boxes[1:], strict=False))
+    assert all(low.y1 <= high.y0 + 1 for high, low in pairwise(boxes))
 
 
 # Somebody else's probe
