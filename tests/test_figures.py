@@ -532,7 +532,10 @@ def test_layer_bars_run_from_the_first_layer_down():
     assert left.yaxis_inverted()
     assert [label.get_text() for label in left.get_yticklabels()] == [f"features.{i}.conv" for i in range(6)]
     np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in left.patches], answer.trace)
-    assert left.get_xscale() == "symlog"
+    assert left.get_xscale() == "linear"
+    deep = figures.layer_bars(layers_answer(30))
+    assert deep.axes[0].get_xscale() == "symlog"
+    assert figures.layer_bars(layers_answer(30, negative=False)).axes[0].get_xscale() == "log"
     converged = answer.largest_converged.values
     np.testing.assert_allclose(drawn(figure, "largest")[:, 0], answer.largest_eigenvalue.values[converged])
     np.testing.assert_allclose(
