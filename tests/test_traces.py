@@ -4,6 +4,7 @@ from math import sqrt
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 
@@ -75,6 +76,19 @@ def test_the_stated_error_is_the_spread_over_seeds():
     theory = sqrt(2 * SIZE / (SIZE + 2) * (frobenius(values) ** 2 - values.sum().item() ** 2 / SIZE) / 20)
     assert np.std([f.value for f in found]) == pytest.approx(theory, rel=0.1)  # 400 seeds: 3.5%, thrice
     assert np.sqrt(np.mean([f.standard_error**2 for f in found])) == pytest.approx(theory, rel=0.1)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+@pytest.mark.parametrize("number", [4, 10, 50])
+def test_the_interval_is_students(number, confidence):
+    matrix = rotated(SPECTRA["ten outliers"])
+    found = trace(Matrix(matrix), number, "hutchinson", confidence=confidence)
+    quantile = scipy.stats.t(number - 1).ppf((1 + confidence) / 2)
+    assert (found.interval[1] - found.value) / found.standard_error == pytest.approx(quantile)
+    assert (found.value - found.interval[0]) / found.standard_error == pytest.approx(quantile)
+    blocks = block_traces(Matrix(matrix), BLOCKS, number, "hutchinson", confidence=confidence)
+    half = (blocks.intervals[:, 1] - blocks.intervals[:, 0]) / 2
+    assert torch.allclose(half, quantile * blocks.standard_errors)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5, 10])
