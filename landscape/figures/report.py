@@ -25,7 +25,14 @@ from landscape.text import clean
 from landscape.width import RISE, Width
 
 SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Dynamics", "Other answers")
-_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"}
+_SECTION_OF = {
+    "slice": "Slices",
+    "surface": "Surfaces",
+    "spectrum": "Spectra",
+    "spectral-density": "Spectra",
+    "layers": "Spectra",
+    "by-step": "Dynamics",
+}
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
     "slice": "Loss along the slice.",
@@ -33,6 +40,9 @@ _CAPTIONS = {
     "contour": "Loss over the plane.",
     "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
     "eigenvalues": "Both ends of the spectrum of the Hessian.",
+    "log-density": "Density of the eigenvalues of the Hessian by magnitude, negative and positive apart.",
+    "density": "Density of the eigenvalues of the Hessian.",
+    "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
     "by-step": "What the probe found while the model trained.",
