@@ -13,21 +13,44 @@ if TYPE_CHECKING:
     from landscape.eigen import Eigenpairs, eigenpairs
     from landscape.measure import ask
     from landscape.objective import Objective
-    from landscape.operators import Hessian
+    from landscape.operators import Distributed, EmpiricalFisher, Fisher, GaussNewton, Hessian, Preconditioned, Sharded
+    from landscape.optimizer_state import OptimizerState
     from landscape.parameters import ParameterLayout
     from landscape.store import Store
 
 _HOMES = {
+    "Distributed": "landscape.operators",
     "Eigenpairs": "landscape.eigen",
+    "EmpiricalFisher": "landscape.operators",
+    "Fisher": "landscape.operators",
+    "GaussNewton": "landscape.operators",
     "Hessian": "landscape.operators",
     "Objective": "landscape.objective",
+    "OptimizerState": "landscape.optimizer_state",
     "ParameterLayout": "landscape.parameters",
+    "Preconditioned": "landscape.operators",
+    "Sharded": "landscape.operators",
     "Store": "landscape.store",
     "ask": "landscape.measure",
     "eigenpairs": "landscape.eigen",
 }
 
-__all__ = ["Eigenpairs", "Hessian", "Objective", "ParameterLayout", "Store", "ask", "eigenpairs"]
+__all__ = [
+    "Distributed",
+    "Eigenpairs",
+    "EmpiricalFisher",
+    "Fisher",
+    "GaussNewton",
+    "Hessian",
+    "Objective",
+    "OptimizerState",
+    "ParameterLayout",
+    "Preconditioned",
+    "Sharded",
+    "Store",
+    "ask",
+    "eigenpairs",
+]
 
 
 def __getattr__(name: str) -> object:
