@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ class UpdateRule:
         """
         share = self.gradient_share + self.momentum_share * (1 - self.dampening) / (1 + self.momentum)
         return 2 / (self.learning_rate * share) if self.learning_rate else float("inf")
+
+
+class NoStepError(ValueError):
+    """An adaptive optimizer has made no step yet, so it has no metric.
+
+    Attributes:
+        rule: The rest of its rule.
+    """
+
+    def __init__(self, message: str, rule: UpdateRule):
+        super().__init__(message)
+        self.rule = rule
 
 
 @dataclass(frozen=True)
@@ -147,8 +159,8 @@ class OptimizerState:
 
         Raises:
             ValueError: If the optimizer is not one whose stability is known (SGD, Adam, AdamW, NAdam, RMSprop,
-                Adagrad), lacks a parameter of the layout, has made no step yet where its metric comes from steps, or
-                has parameter groups that one rule cannot describe.
+                Adagrad), lacks a parameter of the layout, or has parameter groups that one rule cannot describe.
+            NoStepError: If it has made no step yet, and its metric comes from steps.
         """
         if self.kind not in {known.__name__ for known in _KNOWN}:
             raise ValueError(
@@ -161,16 +173,23 @@ class OptimizerState:
                 f"the optimizer does not move {missing[0]!r}; leave it out with parameters=, or make the state with "
                 "OptimizerState.of(optimizer, model) of the same model, so that names agree."
             )
-        settings = [self.parameters[name]["settings"] for name in layout.names]
+        settings = [settings for _, settings, _ in self._entries(layout)]
         rates = self._per_entry(layout, self._learning_rates(layout))
         largest = rates.max().item()
-        return UpdateRule(
+        rule = UpdateRule(
             algorithm=self._algorithm(settings[0]),
             learning_rate=largest,
             **self._momentum(layout),
             weight_decay=self._weight_decay(layout, settings),
-            preconditioner=self._preconditioner(layout, rates / largest if largest else torch.ones_like(rates)),
         )
+        waiting = [name for name, _, state in self._entries(layout) if not _step(state)]
+        if self.kind != "SGD" and waiting:
+            message = (
+                f"{self.kind} has made no step on {waiting[0]!r} yet, so it has no metric; ask after the first step."
+            )
+            raise NoStepError(message, rule)
+        relative = rates / largest if largest else torch.ones_like(rates)
+        return replace(rule, preconditioner=self._preconditioner(layout, relative))
 
     # --- inside -----------------------------------------------------------------------------------------------
 
@@ -180,7 +199,7 @@ class OptimizerState:
         momentum = "Nesterov momentum" if settings["nesterov"] else "heavy ball"
         return momentum if settings["momentum"] else "gradient descent"
 
-    def _momentum(self, layout: ParameterLayout) -> dict[str, float]:
+    def _momentum(self, layout: ParameterLayout) -> dict[str, Any]:
         """How gradients are averaged, which must be the same for all parameters."""
         found = {tuple(self._momentum_of(settings, state).items()) for _, settings, state in self._entries(layout)}
         if len(found) > 1:
@@ -221,15 +240,11 @@ class OptimizerState:
     def _preconditioner(self, layout: ParameterLayout, relative_rates: Tensor) -> Tensor | None:
         if self.kind == "SGD":
             return None if bool((relative_rates == 1).all()) else relative_rates.reciprocal()
-        parts = [self._metric(name, settings, state) for name, settings, state in self._entries(layout)]
+        parts = [self._metric(settings, state) for _, settings, state in self._entries(layout)]
         return torch.cat([part.reshape(-1) for part in parts]) / relative_rates
 
-    def _metric(self, name: str, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+    def _metric(self, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
         """The diagonal of P for one parameter, so that the next step is - lr P^(-1) m with m the momentum as stored."""
-        if not state or not _step(state):
-            raise ValueError(
-                f"{self.kind} has made no step on {name!r} yet, so it has no metric; ask after the first step."
-            )
         if self.kind == "Adagrad":
             return state["sum"].double().sqrt() + settings["eps"]
         if self.kind == "RMSprop":

@@ -11,6 +11,7 @@ from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.interactive import interactive_surface
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
+from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
 from landscape.figures.surfaces import contour, surface3d
 
@@ -24,9 +25,12 @@ __all__ = [
     "interactive_surface",
     "kind_of",
     "learning_curves",
+    "overlap_by_rank",
+    "overlap_by_step",
     "paper_style",
     "save",
     "slice_band",
+    "stability_by_step",
     "surface3d",
     "update_ratios",
 ]

@@ -13,6 +13,7 @@ from landscape.figures.curves import by_step, generic, learning_curves, lines_by
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
+from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.surfaces import contour, surface3d
 
 MOST_GENERIC = 12  # figures of one answer of somebody's own probe
@@ -39,6 +40,11 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
+    for kind, variables in _NEEDED_BY_STEP.items():
+        if probe == kind.removesuffix("-by-step") and all(
+            set(answer.get(v, answer).dims) >= {"step"} for v in variables
+        ):
+            return kind
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
@@ -53,8 +59,28 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
+    "subspace-overlap": [
+        ("overlap_by_rank", {"rank"}),
+        ("minibatch_overlap_by_rank", {"rank"}),
+        ("minibatch_overlap_by_rank_standard_error", {"rank"}),
+        ("overlap_error", set()),
+        ("chance", set()),
+    ],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
+}
+
+_NEEDED_BY_STEP = {
+    "stability-by-step": ("loss", "ratio", "ratio_residual"),
+    "subspace-overlap-by-step": (
+        "overlap",
+        "minibatch_overlap",
+        "minibatch_overlap_standard_error",
+        "minibatch_control_overlap",
+        "overlap_with_previous",
+        "overlap_error",
+        "chance",
+    ),
 }
 
 
@@ -105,6 +131,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
+    "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
+    "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
+    from landscape.probes.stability import Stability, SubspaceOverlap
 
 BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
+    "stability": "landscape.probes.stability:Stability",
+    "subspace-overlap": "landscape.probes.stability:SubspaceOverlap",
 }
 
-__all__ = ["BUILT_IN", "Slice", "Spectrum", "Surface"]
+__all__ = ["BUILT_IN", "Slice", "Spectrum", "Stability", "SubspaceOverlap", "Surface"]
 
 
 def __getattr__(name: str) -> object:

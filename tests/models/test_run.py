@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.callbacks import ProbeEvery
+from landscape.optimizer_state import OptimizerState
 from landscape.probes import Slice
 from landscape.store import DamagedFileError, LockedError, MissingError, NewerSchemaError, Store, UnsafeFileError
 from landscape.weights import WeightsError, digest_tensors, load_weights, save_weights
@@ -61,6 +62,7 @@ def stop_after(epochs: int, error: type[BaseException] = Stop):
 def digests(folder) -> dict[str, str]:
     store = Store(folder)
     found = {name: store.read(name).attrs["content_digest"] for name in ("training", "trajectory")}
+    found["optimizer"] = OptimizerState.load(folder / "optimizer.safetensors")[0].digest()
     return {**found, "weights": digest_tensors(load_weights(folder / "weights.safetensors")[0])}
 
 
@@ -73,7 +75,8 @@ def whole(tmp_path_factory):
 
 def test_what_a_run_leaves(whole):
     names = {path.name for path in whole.iterdir()}
-    assert names == {".lock", "run.json", "weights.safetensors", "training.h5", "trajectory.h5"}
+    weights = {"weights.safetensors", "optimizer.safetensors"}
+    assert names == {".lock", "run.json", "training.h5", "trajectory.h5"} | weights
     about = json.loads((whole / "run.json").read_text())
     assert about["schema_version"] == 1 and about["kind"] == "trained"
     assert RunConfig.from_dict(about["config"]) == TINY
