@@ -49,7 +49,7 @@ def stability_by_step(answer: xr.Dataset) -> Figure:
     if is_wide(loss):
         log_y(upper, loss, most=5)
     upper.set_ylabel(quantity(answer, "loss"))
-    _curve(lower, answer, "ratio", "sharpness / threshold", VERMILLION, "ratio_residual")
+    _curve(lower, answer, "ratio", "largest eigenvalue ± residual", VERMILLION, "ratio_residual")
     lower.axhline(1, color=GREY, linestyle="--", linewidth=0.8, label="edge of stability", gid="edge", zorder=0)
     lower.set_ylim(bottom=min(0.0, finite(ratio).min(initial=0.0)))
     lower.set_ylabel("Sharpness / threshold")
@@ -82,11 +82,11 @@ def overlap_by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         The figure.
     """
     ax = ax or new_axes(2.3)
-    _curve(ax, answer, "overlap", "full-batch gradient", BLUE)
+    _curve(ax, answer, "overlap", "full gradient", BLUE)
     error = "minibatch_overlap_standard_error"
-    _curve(ax, answer, "minibatch_overlap", "mini-batch gradients ± s.e.", VERMILLION, error)
+    _curve(ax, answer, "minibatch_overlap", "mini-batches ± s.e.", VERMILLION, error)
     if np.isfinite(_values(answer, "overlap_with_previous")).any():
-        _curve(ax, answer, "overlap_with_previous", "space with the one before", GREEN, style=":")
+        _curve(ax, answer, "overlap_with_previous", "space vs before", GREEN, style=":")
     _curve(ax, answer, "minibatch_control_overlap", "random subspace", PURPLE, style="-.")
     chance = _values(answer, "chance")
     ax.plot(answer["step"].values, chance, color=GREY, linestyle="--", linewidth=0.8, label="chance k/n", gid="chance")
@@ -111,14 +111,14 @@ def overlap_by_rank(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     """
     ax = ax or new_axes(2.3)
     rank = np.asarray(answer["rank"].values)
-    ax.plot(rank, _values(answer, "overlap_by_rank"), "o-", color=BLUE, label="full-batch gradient", gid="full")
+    ax.plot(rank, _values(answer, "overlap_by_rank"), "o-", color=BLUE, label="full gradient", gid="full")
     ax.errorbar(
         rank,
         _values(answer, "minibatch_overlap_by_rank"),
         yerr=_values(answer, "minibatch_overlap_by_rank_standard_error"),
         marker="s",
         color=VERMILLION,
-        label="mini-batch gradients ± s.e.",
+        label="mini-batches ± s.e.",
         gid="minibatch",
     )
     chance = float(answer["chance"]) * rank / rank[-1]
@@ -144,6 +144,7 @@ def _curve(
         marker="o" if len(values) <= _MARKED else "",
         markersize=2.2,
         elinewidth=0.7,
+        capsize=0,
         linewidth=0.9,
         label=label,
         gid=name,

@@ -107,7 +107,7 @@ class Stability:
                 "converged": converged,
                 "learning_rate": rule.learning_rate,
                 "momentum": rule.momentum,
-                "loss": ((), objective.loss().item(), {"units": "nats"}),
+                "loss": objective.loss().item(),
                 "num_matvecs": products,
             }
         )
@@ -216,7 +216,7 @@ class SubspaceOverlap:
                 "residual": ("rank", pairs.residuals[:k].numpy(), {"long_name": "||H v - lambda v||"}),
                 "converged": ("rank", pairs.converged[:k].numpy()),
                 "gradient_norm": gradient.norm().item(),
-                "loss": ((), objective.loss().item(), {"units": "nats"}),
+                "loss": objective.loss().item(),
                 "num_matvecs": pairs.num_matvecs,
             },
             coords={"rank": ("rank", np.arange(1, k + 1), {"long_name": "eigenvectors in the space"})},
