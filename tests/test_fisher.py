@@ -79,7 +79,7 @@ def test_one_drawn_label_is_the_empirical_fisher_of_that_label():
     """Drawn labels and their second moment, against a loop over the examples with the same labels."""
     model, (inputs, targets) = network("perceptron")
     fisher = Fisher(Objective(model, (inputs, targets), loss=F.cross_entropy), seed=3)
-    (_, drawn), _ = next(fisher.objective.examples.batches(len(inputs)))
+    (_, drawn), _ = next(fisher.source.examples.batches(len(inputs)))
     exact = oracles.dense_empirical_fisher(model, (inputs, drawn[:, 0]))
     assert (fisher.dense() - exact).abs().max() < EXACT
     assert not torch.equal(drawn[:, 0], targets)
@@ -96,7 +96,7 @@ def test_labels_are_drawn_with_the_probabilities_of_the_model():
 
     data = (torch.zeros(500, 1), torch.zeros(500, dtype=torch.long))
     fisher = Fisher(Objective(Certain(), data, loss=F.cross_entropy), num_samples=20)
-    (_, drawn), _ = next(fisher.objective.examples.batches(500))
+    (_, drawn), _ = next(fisher.source.examples.batches(500))
     assert drawn.shape == (500, 20)
     shares = torch.bincount(drawn.reshape(-1), minlength=4) / 10_000
     assert shares[1] == 0
@@ -133,12 +133,17 @@ def test_refusals():
     model, data = sequences()
     with pytest.raises(ValueError, match=r"one label an example from outputs \(N, C\), got shape \(11, 3, 5\)"):
         Fisher(Objective(model, data, loss=F.cross_entropy))
-    scalar = Objective(built(perceptron), vectors(), loss=lambda output, target: output.square().mean())
-    scalar._module = Averaging()
-    with pytest.raises(ValueError, match=r"one output an example along the first axis, got shape \(\) for 23"):
-        EmpiricalFisher(scalar) @ torch.ones(scalar.size)
+    doubled = Objective(built(Doubled), vectors(), loss=lambda output, target: output.square().mean())
+    with pytest.raises(ValueError, match=r"one output an example along the first axis, got shape \(46, 3\) for 23"):
+        EmpiricalFisher(doubled) @ torch.ones(doubled.size)
 
 
-class Averaging(nn.Module):
+class Doubled(nn.Module):
+    """Two outputs an example, one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(5, 3)
+
     def forward(self, inputs):
-        return inputs.mean()
+        return self.inner(torch.cat([inputs, inputs]))

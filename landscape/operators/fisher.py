@@ -16,7 +16,6 @@ from landscape.operators.outputs import (
     OutputOperator,
     is_plain_cross_entropy,
     is_plain_mse,
-    per_example,
 )
 from landscape.structures import count_examples
 
@@ -32,7 +31,12 @@ class EmpiricalFisher(OutputOperator):
     """
 
     def __init__(
-        self, objective: Objective, theta: Tensor | None = None, parameters: str | Sequence[str] | None = None
+        self,
+        objective: Objective,
+        theta: Tensor | None = None,
+        parameters: str | Sequence[str] | None = None,
+        *,
+        memory: int | None = None,
     ):
         """Fix the point and, optionally, a block of parameters.
 
@@ -40,13 +44,14 @@ class EmpiricalFisher(OutputOperator):
             objective: Made with loss=, a plain mean over examples.
             theta: (P,) the point; default: where the model stood.
             parameters: Names or patterns of a block of the objective's parameters; default: all of them.
+            memory: Bytes of graphs to keep between products; see `ObjectiveOperator`.
 
         Raises:
             TypeError: If the objective was made with `step`, which hides the output.
             ValueError: If an example has no gradient of its own, because the loss is no plain mean over examples, or
                 a pattern matches none of the objective's parameters.
         """
-        super().__init__(objective, theta, parameters)
+        super().__init__(objective, theta, parameters, memory=memory)
         _require_gradients_of_examples(self, objective)
 
     def curvature(self, output: Tensor, batch: Any) -> OutputCurvature:
@@ -79,6 +84,7 @@ class Fisher(OutputOperator):
         theta: Tensor | None = None,
         parameters: str | Sequence[str] | None = None,
         *,
+        memory: int | None = None,
         seed: int = 0,
         num_samples: int = 1,
     ):
@@ -88,6 +94,7 @@ class Fisher(OutputOperator):
             objective: Made with loss=, cross-entropy with outputs (N, C) or mean squared error, default settings.
             theta: (P,) the point; default: where the model stood.
             parameters: Names or patterns of a block of the objective's parameters; default: all of them.
+            memory: Bytes of graphs to keep between products; see `ObjectiveOperator`.
             seed: Of the draws.
             num_samples: Labels drawn for each example.
 
@@ -96,7 +103,7 @@ class Fisher(OutputOperator):
             ValueError: If an example has no gradient of its own, `num_samples` is not positive, the outputs have
                 another shape, or a pattern matches none of the objective's parameters.
         """
-        super().__init__(objective, theta, parameters)
+        super().__init__(objective, theta, parameters, memory=memory)
         self._classifies = is_plain_cross_entropy(objective.loss_function)
         if not (self._classifies or is_plain_mse(objective.loss_function)):
             raise TypeError(
@@ -109,13 +116,13 @@ class Fisher(OutputOperator):
         _require_gradients_of_examples(self, objective)
         self.seed, self.num_samples = seed, num_samples
         self._asked = objective
-        self.objective = self._with_drawn_labels(objective)
+        self.source = self._with_drawn_labels(objective)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K)."""
-        before = self.objective.num_passes
+        before = self.source.num_passes
         products = super().matmat(V)
-        self._asked.num_passes += self.objective.num_passes - before
+        self._asked.num_passes += self.source.num_passes - before
         return products
 
     def curvature(self, output: Tensor, batch: Any) -> OutputCurvature:
@@ -126,7 +133,7 @@ class Fisher(OutputOperator):
             return _second_moment(p - torch.nn.functional.one_hot(drawn, p.shape[1]))
         # l_i = |z - y|^2 / D is the negative log likelihood of variance D / 2 around z, for D outputs an example:
         # y = z - sqrt(D / 2) e gives r = 2 (z - y) / D = sqrt(2 / D) e, whose second moment is (2 / D) I.
-        return _second_moment(drawn.double() * (2 / per_example(output).shape[1]) ** 0.5)
+        return _second_moment(drawn.double() * (2 * len(output) / output.numel()) ** 0.5)
 
     def _with_drawn_labels(self, objective: Objective) -> Objective:
         """The same objective, sharing the same copy of the model, with the draws in the place of the targets."""
@@ -148,7 +155,7 @@ class Fisher(OutputOperator):
             start += number
         changed = copy.copy(objective)
         changed.examples = Examples(made)
-        changed.loss_function = _no_loss  # BatchNorm may be recalibrated, which evaluates whatever loss there is
+        changed.loss_function = _no_loss  # evaluated where BatchNorm is recalibrated or folded
         return changed
 
     def _draw(self, outputs: Tensor) -> Tensor:
@@ -169,7 +176,7 @@ class Fisher(OutputOperator):
 
 
 def _no_loss(output: Tensor, _drawn: Tensor) -> Tensor:
-    return output.new_zeros(())
+    return output.mean()
 
 
 def _second_moment(residuals: Tensor) -> OutputCurvature:
@@ -177,9 +184,9 @@ def _second_moment(residuals: Tensor) -> OutputCurvature:
     samples, number = residuals.shape[:2]
     r = residuals.reshape(samples, number, -1)
 
-    def multiply(tangent: Tensor) -> Tensor:
-        along = (r * per_example(tangent)).sum(dim=2, keepdim=True)
-        return (r * along).sum(dim=0).div(samples * number).view_as(tangent)
+    def multiply(tangents: Tensor) -> Tensor:
+        along = torch.einsum("snd,knd->skn", r, tangents.reshape(len(tangents), number, -1))
+        return torch.einsum("skn,snd->knd", along, r).div(samples * number).view_as(tangents)
 
     return multiply
 

@@ -38,7 +38,7 @@ class GaussNewton(OutputOperator):
         if is_plain_cross_entropy(loss) and has_class_targets(output, batch[1]):
             return _of_cross_entropy(output)
         if is_plain_mse(loss) and output.shape == batch[1].shape:
-            return lambda tangent: tangent * (2 / output.numel())
+            return lambda tangents: tangents * (2 / output.numel())
         return _by_differentiation(self.objective, output, batch)
 
 
@@ -46,9 +46,9 @@ def _of_cross_entropy(output: Tensor) -> OutputCurvature:
     p = output.softmax(dim=1)
     number = output.numel() // output.shape[1]  # of predictions: N, times the positions of a sequence or an image
 
-    def multiply(tangent: Tensor) -> Tensor:
-        weighted = p * tangent
-        return (weighted - p * weighted.sum(dim=1, keepdim=True)) / number
+    def multiply(tangents: Tensor) -> Tensor:
+        weighted = p * tangents
+        return (weighted - p * weighted.sum(dim=2, keepdim=True)) / number
 
     return multiply
 
@@ -58,12 +58,15 @@ def _by_differentiation(objective: Objective, output: Tensor, batch: Any) -> Out
     loss = objective.output_loss(z, batch)
     slope = torch.autograd.grad(loss, z, create_graph=True, materialize_grads=True)[0] if loss.requires_grad else loss
 
-    def multiply(tangent: Tensor) -> Tensor:
+    def multiply(tangents: Tensor) -> Tensor:
         if not slope.requires_grad:  # the loss is linear in the output
-            return torch.zeros_like(tangent)
-        (product,) = torch.autograd.grad(
-            slope, z, tangent.to(z.dtype), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        return product.to(tangent.dtype)
+            return torch.zeros_like(tangents)
+        rows = [_derivative(slope, z, tangent.to(z.dtype)) for tangent in tangents]
+        return torch.stack(rows).to(tangents.dtype)
 
     return multiply
+
+
+def _derivative(slope: Tensor, z: Tensor, tangent: Tensor) -> Tensor:
+    (row,) = torch.autograd.grad(slope, z, tangent, retain_graph=True, allow_unused=True, materialize_grads=True)
+    return row

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from landscape.objective import Objective, flat_gradient
-from landscape.operators.base import Multiply, ObjectiveOperator
+from landscape.objective import Objective, gradients
+from landscape.operators.base import ObjectiveOperator
+from landscape.operators.graphs import Multiply
 
 OutputCurvature = Callable[[Tensor], Tensor]
 _IGNORED = -100  # torch's default for a label that does not count
@@ -21,14 +22,19 @@ _CROSS_ENTROPY_DEFAULTS = {"weight": None, "ignore_index": _IGNORED, "reduction"
 class OutputOperator(ObjectiveOperator):
     """The mean over examples of J^T M J, where J is the Jacobian of the output z with respect to the parameters.
 
-    The forward pass and the graph of J^T, a linear map, are made once a batch and shared by all vectors. J v comes
-    from differentiating (J^T u) . v by u (the double-backward trick), J^T (M J v) from one more backward pass.
+    The forward pass and the graph of J^T u, linear in u, are made once a batch and shared by all vectors. J v is the
+    derivative of (J^T u) . v by u (the double-backward trick), J^T (M J v) one more backward pass.
 
     A subclass says, in `curvature`, what M is.
     """
 
     def __init__(
-        self, objective: Objective, theta: Tensor | None = None, parameters: str | Sequence[str] | None = None
+        self,
+        objective: Objective,
+        theta: Tensor | None = None,
+        parameters: str | Sequence[str] | None = None,
+        *,
+        memory: int | None = None,
     ):
         """Fix the point and, optionally, a block of parameters.
 
@@ -36,6 +42,7 @@ class OutputOperator(ObjectiveOperator):
             objective: Made with loss=, so that the model's output is known.
             theta: (P,) the point; default: where the model stood.
             parameters: Names or patterns of a block of the objective's parameters; default: all of them.
+            memory: Bytes of graphs to keep between products; see `ObjectiveOperator`.
 
         Raises:
             TypeError: If the objective was made with `step`, which hides the output.
@@ -46,7 +53,7 @@ class OutputOperator(ObjectiveOperator):
                 f"{type(self).__name__} needs the model's output and a loss of (output, target), which step= hides; "
                 "make the objective with loss=."
             )
-        super().__init__(objective, theta, parameters)
+        super().__init__(objective, theta, parameters, memory=memory)
 
     @abstractmethod
     def curvature(self, output: Tensor, batch: Any) -> OutputCurvature:
@@ -57,24 +64,22 @@ class OutputOperator(ObjectiveOperator):
             batch: Of the objective's examples.
 
         Returns:
-            From a tensor shaped as the output to one of the same shape.
+            From K tensors shaped as the output, (K, N, ...), to as many of the same shape.
         """
 
     def linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
         """Evaluate the model once and keep the graphs of J^T."""
         output = self.objective.batch_output(batch)
-        multiply_output = self.curvature(output.detach().double(), batch)
+        multiply_outputs = self.curvature(output.detach().double(), batch)
         cotangent = torch.zeros_like(output, requires_grad=True)
-        pulled_back = flat_gradient(output, tensors, grad_outputs=cotangent, create_graph=True)
+        pulled_back = gradients(output, tensors, grad_outputs=cotangent, create_graph=True)
 
-        def multiply_one(v: Tensor) -> Tensor:
-            if not pulled_back.requires_grad:  # the output does not depend on these parameters
-                return torch.zeros_like(v)
-            (tangent,) = torch.autograd.grad(pulled_back @ v, cotangent, retain_graph=True)
-            back = multiply_output(tangent.double()).to(output.dtype)
-            return flat_gradient(output, tensors, grad_outputs=back, retain_graph=True)
+        def multiply(V: Tensor) -> Tensor:
+            tangents = self.graphs.pull_back(pulled_back, [cotangent], self.cotangents(V)).T.reshape(-1, *output.shape)
+            back = multiply_outputs(tangents.double()).to(output.dtype)
+            return self.graphs.pull_back([output], tensors, [back])
 
-        return lambda V: torch.stack([multiply_one(v) for v in V.unbind(dim=1)], dim=1)
+        return multiply
 
 
 def is_plain_cross_entropy(loss: Any) -> bool:
@@ -98,8 +103,3 @@ def has_class_targets(output: Tensor, target: Any) -> bool:
         and target.shape == output.shape[:1] + output.shape[2:]
         and not bool(target.eq(_IGNORED).any())
     )
-
-
-def per_example(vectors: Tensor) -> Tensor:
-    """View a tensor (N, ...) as (N, everything else)."""
-    return vectors.reshape(len(vectors), -1)

@@ -127,4 +127,4 @@ class Distributed(LinearOperator):
 def _number_of_examples(operator: LinearOperator) -> int:
     if not isinstance(operator, ObjectiveOperator):
         raise TypeError(f"the number of examples behind a {type(operator).__name__} is not known; give its weight.")
-    return len(operator.objective.examples)
+    return len(operator.source.examples)
