@@ -21,9 +21,12 @@ from landscape.store import UnwritableError
 from landscape.text import clean
 from tests.answers import (
     bowl,
+    overlap_answer,
+    overlap_by_step,
     slice_answer,
     spectrum_answer,
     spectrum_by_step,
+    stability_by_step,
     surface_answer,
     training_answer,
 )
@@ -72,12 +75,22 @@ ANSWERS = {
     "spectrum-one": spectrum_answer(1, negative=False),
     "spectrum-zero": spectrum_answer() * 0,
     "spectrum-by-step-1": spectrum_by_step(),
+    "stability-by-step-1": stability_by_step(),
+    "subspace-overlap-1": overlap_answer(),
+    "subspace-overlap-by-step-1": overlap_by_step(),
     "training": training_answer(),
     "training-deep": training_answer(20, 50, 60, "encoder.a.very.long.path.of.modules.block#.conv1.weight"),
     "training-one-step": training_answer(1, 1, 1),
     "training-strange": training_answer(name="$\\frac{1}{$" + 300 * "{" + "<b>#\n\x1b[31m"),
 }
-PROBES = {"slice": "Slice", "surface": "Surface", "spectrum": "Spectrum", "training": "TrainingDynamics"}
+PROBES = {
+    "slice": "Slice",
+    "surface": "Surface",
+    "spectrum": "Spectrum",
+    "stability": "stability",
+    "subspace": "subspace-overlap",
+    "training": "TrainingDynamics",
+}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -378,6 +391,36 @@ def test_an_answer_without_a_number_by_step_has_no_figure_and_other_errors_are_s
     monkeypatch.setattr("landscape.figures.curves.log_y", _fail)
     with pytest.raises(ValueError, match="a mistake of ours"):
         figures.draw(xr.Dataset({"loss": ("step", [1e-9, 1.0])}, step), "slice-by-step-1")
+
+
+def test_stability_is_drawn_with_its_edge():
+    answer = stability_by_step()
+    figure = figures.draw(answer, "stability-by-step-1")["stability-by-step"]
+    assert set(drawn(figure, "edge")[:, 1]) == {1.0}
+    np.testing.assert_allclose(drawn(figure, "loss")[:, 1], answer.loss)
+    lower = figure.axes[1]
+    assert lower.containers[0].has_yerr and lower.get_ylim()[0] == 0
+    written = " ".join(notes(figure).split())
+    assert "Adam" in written and "1 eigenvalue not converged" in written
+    assert "1 step without a ratio: the optimizer had made no step yet" in written
+    assert "without a ratio" not in notes(figures.stability_by_step(stability_by_step(late=False)))
+
+
+def test_overlap_is_drawn_with_chance_beside_it():
+    answer = overlap_by_step()
+    figure = figures.draw(answer, "subspace-overlap-by-step-1")["overlap-by-step"]
+    np.testing.assert_allclose(drawn(figure, "chance")[:, 1], answer.chance)
+    assert legend(figure.axes[0]).count("chance k/n") == 1
+    assert "change a share by at most 0.02" in notes(figure) and "12 eigenvalues not converged" in notes(figure)
+    one = overlap_answer()
+    by_rank = figures.draw(one, "subspace-overlap-1")["overlap-by-rank"]
+    np.testing.assert_allclose(drawn(by_rank, "full")[:, 1], one.overlap_by_rank)
+    np.testing.assert_allclose(drawn(by_rank, "chance")[:, 1], one.chance.item() * np.arange(1, 11) / 10)
+
+
+def test_a_stability_answer_that_lacks_its_variables_is_drawn_plainly():
+    answer = stability_by_step().drop_vars("ratio")
+    assert list(figures.draw(answer, "stability-by-step-1")) == ["by-step"]
 
 
 def _fail(*_: object) -> None:

@@ -41,9 +41,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
     for kind, variables in _NEEDED_BY_STEP.items():
-        if probe == kind.removesuffix("-by-step") and all(
-            set(answer.get(v, answer).dims) >= {"step"} for v in variables
-        ):
+        if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
             return kind
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
         return "by-step"
