@@ -148,7 +148,6 @@ def overlap_answer(k=10):
             "control_overlap": 1.1 * k / 12_810,
             "minibatch_control_overlap": 0.9 * k / 12_810,
             "minibatch_control_overlap_standard_error": 1e-5,
-            "overlap_with_previous": np.nan,
             "overlap_by_rank": ("rank", full),
             "minibatch_overlap_by_rank": ("rank", 0.7 * full),
             "minibatch_overlap_by_rank_standard_error": ("rank", np.full(k, 0.02)),
@@ -164,7 +163,7 @@ def overlap_answer(k=10):
 
 def overlap_by_step(steps=12, k=10):
     answer = xr.concat([overlap_answer(k)] * steps, dim=xr.Variable("step", 50 * np.arange(steps)), data_vars="all")
-    answer["overlap_with_previous"][1:] = 0.8
+    answer["overlap_with_previous"] = ("step", np.where(np.arange(steps) == 0, np.nan, 0.8))
     answer.attrs |= COMMON | {"probe": "subspace-overlap"}
     return answer
 

@@ -75,7 +75,6 @@ _NEEDED_BY_STEP = {
         "minibatch_overlap",
         "minibatch_overlap_standard_error",
         "minibatch_control_overlap",
-        "overlap_with_previous",
         "overlap_error",
         "chance",
     ),

@@ -85,7 +85,7 @@ def overlap_by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     _curve(ax, answer, "overlap", "full gradient", BLUE)
     error = "minibatch_overlap_standard_error"
     _curve(ax, answer, "minibatch_overlap", "mini-batches ± s.e.", VERMILLION, error)
-    if np.isfinite(_values(answer, "overlap_with_previous")).any():
+    if "overlap_with_previous" in answer:
         _curve(ax, answer, "overlap_with_previous", "space vs before", GREEN, style=":")
     _curve(ax, answer, "minibatch_control_overlap", "random subspace", PURPLE, style="-.")
     chance = _values(answer, "chance")

@@ -171,7 +171,7 @@ class SubspaceOverlap:
             it) and minibatch_overlap (mean over draws, with its standard error), both also by_rank for the spaces of
             the first 1, ..., k eigenvectors; chance (k / n), control_overlap and minibatch_control_overlap in a random
             subspace; overlap_with_previous, the mean squared cosine between this space and that of the answer before
-            in a series (NaN for the first); eigenvalue, residual and converged by rank; gradient_norm, loss,
+            in a series, where there is one; eigenvalue, residual and converged by rank; gradient_norm, loss,
             num_matvecs.
 
         Raises:
@@ -198,7 +198,7 @@ class SubspaceOverlap:
         drawn = np.stack([_shares(space, g) for g in minibatches])
         drawn_control = np.stack([_shares(chance, g) for g in minibatches])
         error = drawn.std(axis=0, ddof=1) / self.draws**0.5
-        return xr.Dataset(
+        answer = xr.Dataset(
             {
                 "overlap": ((), full[-1], {"long_name": "share of the squared gradient norm"}),
                 "overlap_error": _subspace_error(pairs, k),
@@ -208,7 +208,6 @@ class SubspaceOverlap:
                 "control_overlap": control[-1],
                 "minibatch_control_overlap": drawn_control[:, -1].mean(),
                 "minibatch_control_overlap_standard_error": drawn_control[:, -1].std(ddof=1) / self.draws**0.5,
-                "overlap_with_previous": _mean_squared_cosine(before, space),
                 "overlap_by_rank": ("rank", full),
                 "minibatch_overlap_by_rank": ("rank", drawn.mean(axis=0)),
                 "minibatch_overlap_by_rank_standard_error": ("rank", error),
@@ -221,6 +220,10 @@ class SubspaceOverlap:
             },
             coords={"rank": ("rank", np.arange(1, k + 1), {"long_name": "eigenvectors in the space"})},
         )
+        if before is not None and before.shape == space.shape:
+            cosines = before.to(space).T @ space
+            answer["overlap_with_previous"] = (cosines**2).sum().item() / k
+        return answer
 
     def _minibatch_gradients(self, objective: Objective) -> list[Tensor]:
         """Gradients (P,) of the mean loss over random mini-batches."""
@@ -278,12 +281,6 @@ def _subspace_error(pairs: Eigenpairs, k: int) -> float:
         return 0.0
     gap = (pairs.values[k - 1] - pairs.values[k] - pairs.residuals[k]).item()
     return min(1.0, pairs.residuals[:k].norm().item() / gap) if gap > 0 else 1.0
-
-
-def _mean_squared_cosine(before: Tensor | None, space: Tensor) -> float:
-    if before is None or before.shape != space.shape:
-        return float("nan")
-    return ((before.to(space).T @ space) ** 2).sum().item() / space.shape[1]
 
 
 def _generator(*seeds: int) -> torch.Generator:
