@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from landscape.operators import Hessian, LinearOperator, Preconditioned, Resumab
 from landscape.optimizer_state import NoStepError, UpdateRule
 
 OPTIMIZERS = ("sgd", "nesterov")
-_TAKES_START = "start" in inspect.signature(eigenpairs).parameters
 
 
 @dataclass(frozen=True)
@@ -260,8 +258,8 @@ def _as_met_by(rule: UpdateRule, hessian: LinearOperator) -> LinearOperator:
 def _largest(operator: LinearOperator, k: int, tol: float, seed: int, name: str) -> Eigenpairs:
     """The k largest eigenpairs, begun from those of the answer before where this is one of a series."""
     before = remembered(name)
-    warm = {} if before is None or not _TAKES_START else {"start": before.to(operator.device, operator.dtype)}
-    pairs = eigenpairs(operator, k, "largest", tol, seed, **warm)
+    start = None if before is None else before.to(operator.device, operator.dtype)
+    pairs = eigenpairs(operator, k, "largest", tol, seed, start=start)
     remember(name, pairs.vectors)
     return pairs
 
