@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from landscape.eigen import Eigenpairs, eigenpairs
     from landscape.measure import ask
     from landscape.objective import Objective
-    from landscape.operators import Hessian
+    from landscape.operators import Distributed, EmpiricalFisher, Fisher, GaussNewton, Hessian, Preconditioned, Sharded
+    from landscape.optimizer_state import OptimizerState
     from landscape.parameters import ParameterLayout
     from landscape.store import Store
     from landscape.traces import BlockTraces, TraceEstimate, block_traces, trace
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 _HOMES = {
     "BlockTraces": "landscape.traces",
     "Density": "landscape.density",
+    "Distributed": "landscape.operators",
     "Eigenpairs": "landscape.eigen",
+    "EmpiricalFisher": "landscape.operators",
+    "Fisher": "landscape.operators",
+    "GaussNewton": "landscape.operators",
     "Hessian": "landscape.operators",
     "Objective": "landscape.objective",
+    "OptimizerState": "landscape.optimizer_state",
     "ParameterLayout": "landscape.parameters",
+    "Preconditioned": "landscape.operators",
+    "Sharded": "landscape.operators",
     "Store": "landscape.store",
     "TraceEstimate": "landscape.traces",
     "ask": "landscape.measure",
@@ -38,10 +46,17 @@ _HOMES = {
 __all__ = [
     "BlockTraces",
     "Density",
+    "Distributed",
     "Eigenpairs",
+    "EmpiricalFisher",
+    "Fisher",
+    "GaussNewton",
     "Hessian",
     "Objective",
+    "OptimizerState",
     "ParameterLayout",
+    "Preconditioned",
+    "Sharded",
     "Store",
     "TraceEstimate",
     "ask",

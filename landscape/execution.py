@@ -52,6 +52,7 @@ class Work:
         scratch: Folder for what is sent to workers; a run's folder clears what a killed process left there. None for
             the system's own.
         stages: How many maps, or pieces of a sequence, have used each stage name.
+        memory: What earlier answers to the same probe left for the next one, while a model trains (`remember`).
     """
 
     executor: Executor
@@ -61,6 +62,7 @@ class Work:
     scratch: Path | None = None
     stages: Counter[str] = field(default_factory=Counter)
     synced: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def found(self) -> dict[str, dict[str, Any]]:
@@ -170,6 +172,23 @@ def recalled(stage: str, of: bytes, compute: Callable[[], dict[str, Any]]) -> di
     work.journal.append(key, {**answer, "of": digest}, sync=sync)
     work.synced = time.monotonic() if sync else work.synced
     return answer
+
+
+def remember(name: str, value: Any) -> None:
+    """Leave a tensor for the next answer of the same probe in a series, such as `ProbeEvery` asks for.
+
+    What is remembered is saved and resumed with the training, so an answer may depend on it: the eigenvectors of an
+    earlier step make a good start. Outside a series it is forgotten.
+    """
+    work = _current.get()
+    if work is not None:
+        work.memory[name] = value.detach().cpu()
+
+
+def remembered(name: str) -> Any:
+    """Find the tensor that the last answer of this series left under a name, on the CPU; None for the first."""
+    work = _current.get()
+    return None if work is None else work.memory.get(name)
 
 
 def resumable_map(

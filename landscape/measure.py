@@ -79,7 +79,7 @@ def answered(probe: Probe, objective: Objective, work: Work) -> xr.Dataset:
     Raises:
         TypeError: If the probe does not return an `xarray.Dataset`.
     """
-    identity = objective.identity()
+    identity = _identity(probe, objective)
     started, passes = time.monotonic(), objective.num_passes
     with working(work):
         answer = probe(objective)
@@ -102,7 +102,7 @@ def answer_name(probe: Probe, objective: Objective) -> str:
         "probe": f"{type(probe).__module__}:{type(probe).__qualname__}",
         "fields": probe_fields(probe),
         # How the varying parameters were chosen does not matter beside which they are.
-        "objective": {key: value for key, value in objective.identity().items() if key != "parameters"},
+        "objective": {key: value for key, value in _identity(probe, objective).items() if key != "parameters"},
     }
     text = json.dumps(question, sort_keys=True)
     return f"{kebab(type(probe).__name__)}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -126,6 +126,17 @@ def probe_fields(probe: Probe) -> dict[str, Any]:
 def kebab(name: str) -> str:
     """Write a class name as a word of the command line: WeightNorm -> weight-norm."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower().strip("_")
+
+
+def _identity(probe: Probe, objective: Objective) -> dict[str, Any]:
+    """What an answer's values depend on: of the optimizer only where the probe says `uses_optimizer`.
+
+    So the answers of all other probes keep their names whether or not an optimizer is known.
+    """
+    identity = objective.identity()
+    if getattr(probe, "uses_optimizer", False):
+        identity["optimizer_sha256"] = objective.optimizer_state.digest()
+    return identity
 
 
 def _attribute(value: Any) -> Any:

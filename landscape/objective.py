@@ -31,6 +31,7 @@ from landscape.examples import Examples
 from landscape.folding import Folded, fold
 from landscape.identity import describe_function, digest_named, rounded
 from landscape.normalization import recalibrate, recalibrated_buffers, set_policy
+from landscape.optimizer_state import OptimizerState
 from landscape.parameters import ParameterLayout
 from landscape.randomness import preserved_rng
 
@@ -71,6 +72,7 @@ class Objective:
         batch_size: int | None = None,
         examples: int | None = None,
         also: Mapping[str, Any] | None = None,
+        optimizer: torch.optim.Optimizer | OptimizerState | Callable[[], OptimizerState] | None = None,
     ):
         """Fix the model, the data and the rules.
 
@@ -91,6 +93,8 @@ class Objective:
             examples: Use this many examples, a random subset fixed by seed 0, and at most so many of each further
                 data; default: all.
             also: Further data by name, for example ``{"test": data}``, measured but never differentiated.
+            optimizer: The optimizer of this model, of which a snapshot is taken, or a snapshot, or what gives one when
+                it is needed. Only probes that ask what the optimizer would do next look at it.
 
         Raises:
             ValueError: If the model has nothing to vary, the weights or the data are not finite, labels do not fit
@@ -119,6 +123,9 @@ class Objective:
         self.folds: list[Folded] = []
         self._is_frozen = False
         self._values: list[float] | None = None
+        self._optimizer = (
+            OptimizerState.of(optimizer, model) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+        )
         with self._quiet():
             self._admit(batch_size)
 
@@ -152,6 +159,22 @@ class Objective:
             tensors = self.tensors(self.layout)
             (gradient,) = self.average(lambda batch: [flat_gradient(self.batch_loss(batch), tensors)])
         return gradient.to(self.dtype)
+
+    @property
+    def optimizer_state(self) -> OptimizerState:
+        """What the optimizer held when the objective was made. It is no part of the `identity` of the objective.
+
+        Raises:
+            ValueError: If the objective was made without an optimizer.
+        """
+        if self._optimizer is None:
+            raise ValueError(
+                "this objective knows no optimizer; make it with Objective(..., optimizer=...), or give the probe lr= "
+                "and optimizer=."
+            )
+        if not isinstance(self._optimizer, OptimizerState):
+            self._optimizer = self._optimizer()
+        return self._optimizer
 
     def frozen(self, theta: Tensor | None = None, folding: bool = True) -> Objective:
         """Copy the objective for derivatives at one point, in the form that is cheapest to differentiate there.

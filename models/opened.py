@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ from torch.nn import functional as F
 from landscape import Objective
 from landscape.examples import Examples
 from landscape.naming import named_object
+from landscape.optimizer_state import OptimizerState
 from landscape.store import MissingError, NewerSchemaError, Store
-from landscape.weights import fit_weights, fitting_prefix, load_weights, save_weights
+from landscape.weights import digest_tensors, fit_weights, fitting_prefix, load_weights, save_weights
 from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
 from models.devices import find_device
 
 SCHEMA_VERSION = 1
+OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Run:
         Args:
             data: Other data than the run's own, by name.
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.
+                The optimizer is the run's, read only when a probe asks for it.
 
         Raises:
             ValueError: If a device is asked for that is not there.
@@ -104,7 +107,18 @@ class Run:
         if options.get("device") is not None:
             options["device"] = find_device(str(options["device"]))
         splits = self.data(data)
-        return Objective(self.model(), splits.train, loss=F.cross_entropy, **{"also": {"test": splits.test}, **options})
+        # a function of a module can be sent to other processes, a method of a run with open files cannot
+        known = {"also": {"test": splits.test}, "optimizer": partial(_optimizer_state, self.folder)}
+        return Objective(self.model(), splits.train, loss=F.cross_entropy, **{**known, **options})
+
+    def optimizer_state(self) -> OptimizerState:
+        """Read what the optimizer held when training ended.
+
+        Raises:
+            MissingError: If the run has none, or none that belongs to its weights.
+            DamagedFileError: If the file is damaged.
+        """
+        return _optimizer_state(self.folder)
 
     def test_metrics(self) -> dict[str, float]:
         """Measure loss (nats) and accuracy on the test split."""
@@ -117,6 +131,21 @@ class Run:
         return build_model(
             self.config.model, splits.input_shape, splits.num_classes, **self.config.architecture_options
         )
+
+
+def _optimizer_state(folder: Path) -> OptimizerState:
+    path, hint = folder / OPTIMIZER_FILE, "give --lr and --optimizer sgd to compare with gradient descent"
+    if not path.is_file():
+        raise MissingError(
+            f"{folder} has no optimizer state (its weights were imported, or trained by an earlier version); {hint}"
+        )
+    state, weights = OptimizerState.load(path)
+    if weights != digest_tensors(load_weights(folder / "weights.safetensors")[0]):
+        raise MissingError(
+            f"the optimizer state of {folder} belongs to its last epoch, but the weights of its best one were kept; "
+            f"{hint}"
+        )
+    return state
 
 
 def open_run(folder: str | Path) -> Run:

@@ -20,15 +20,16 @@ from torch.nn import functional as F
 from landscape.callbacks import TrainingDynamics
 from landscape.examples import Examples as FixedExamples
 from landscape.execution import Progress
+from landscape.optimizer_state import OptimizerState
 from landscape.store import Store
-from landscape.weights import fit_weights, load_weights, save_weights
+from landscape.weights import digest_tensors, fit_weights, load_weights, save_weights
 from models.architectures import build_model
 from models.classifier import Classifier, Loss
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
 from models.devices import find_device
 from models.initialization import initialize
-from models.opened import SCHEMA_VERSION
+from models.opened import OPTIMIZER_FILE, SCHEMA_VERSION
 from models.optimizers import build_optimizer
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule
@@ -121,7 +122,8 @@ class Training:
         return [BestWeights(store.path / "best.safetensors", c.early_stopping)] if watched else []
 
     def _results(self, store: Store) -> dict[str, float]:
-        """Save the weights that are kept, and measure them on the test and training split."""
+        """Save the optimizer and the weights that are kept, and measure them on the test and training split."""
+        self._save_optimizer(store)
         best = store.path / "best.safetensors"
         if self.config.keep_best and best.exists():
             fit_weights(self.network, load_weights(best)[0])
@@ -131,6 +133,12 @@ class Training:
             loss, accuracy = measure(self.network, examples, self.module.loss)
             found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
         return found
+
+    def _save_optimizer(self, store: Store) -> None:
+        """Save the optimizer's last state, with the digest of the last weights: those that are kept may be others."""
+        (optimizer,) = self.module.trainer.optimizers
+        state = OptimizerState.of(optimizer, self.network)
+        state.save(store.path / OPTIMIZER_FILE, digest_tensors(self.network.state_dict()))
 
 
 @torch.no_grad()

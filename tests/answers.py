@@ -117,6 +117,57 @@ def spectrum_by_step(steps=8, k=2):
     return answer
 
 
+def stability_by_step(steps=30, late=True):
+    """An adaptive optimizer: no metric before its first step, then a rise to the edge of stability."""
+    step = 50 * np.arange(steps)
+    ratio = np.minimum(1.0, 0.2 + step / 400) + 0.03 * np.sin(step)
+    ratio[0] = np.nan if late else ratio[0]
+    answer = xr.Dataset(
+        {
+            "loss": ("step", 0.5 * np.exp(-step / 300) + 1e-3),
+            "ratio": ("step", ratio),
+            "ratio_residual": ("step", np.full(steps, 1e-3)),
+            "converged": ("step", step != 100),
+        },
+        coords={"step": step},
+    )
+    answer.attrs |= COMMON | {"probe": "stability", "algorithm": "Adam"}
+    return answer
+
+
+def overlap_answer(k=10):
+    rank = np.arange(1, k + 1)
+    full = 0.95 * (1 - 0.6**rank)
+    answer = xr.Dataset(
+        {
+            "overlap": full[-1],
+            "overlap_error": 0.02,
+            "minibatch_overlap": 0.7 * full[-1],
+            "minibatch_overlap_standard_error": 0.02,
+            "chance": k / 12_810,
+            "control_overlap": 1.1 * k / 12_810,
+            "minibatch_control_overlap": 0.9 * k / 12_810,
+            "minibatch_control_overlap_standard_error": 1e-5,
+            "overlap_by_rank": ("rank", full),
+            "minibatch_overlap_by_rank": ("rank", 0.7 * full),
+            "minibatch_overlap_by_rank_standard_error": ("rank", np.full(k, 0.02)),
+            "eigenvalue": ("rank", 18.0 / rank),
+            "residual": ("rank", np.full(k, 1e-3)),
+            "converged": ("rank", rank != k),
+        },
+        coords={"rank": rank},
+    )
+    answer.attrs |= COMMON | {"probe": "subspace-overlap"}
+    return answer
+
+
+def overlap_by_step(steps=12, k=10):
+    answer = xr.concat([overlap_answer(k)] * steps, dim=xr.Variable("step", 50 * np.arange(steps)), data_vars="all")
+    answer["overlap_with_previous"] = ("step", np.where(np.arange(steps) == 0, np.nan, 0.8))
+    answer.attrs |= COMMON | {"probe": "subspace-overlap"}
+    return answer
+
+
 def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.#.conv.weight"):
     steps = epochs * steps_per_epoch
     rng = np.random.default_rng(0)

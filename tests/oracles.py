@@ -43,6 +43,31 @@ def gradient(model: nn.Module, data, loss=F.cross_entropy) -> Tensor:
     return torch.func.grad(value)(theta)
 
 
+def output_of_vector(model: nn.Module, inputs: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """The output in evaluation mode as a function of the trainable parameters, and where they are."""
+    value, theta = function_of_vector(model, (inputs, None), loss=lambda output, _target: output)
+    return value, theta
+
+
+def dense_gauss_newton(model: nn.Module, data, loss=F.cross_entropy) -> Tensor:
+    """(P, P) from the whole Jacobian and the whole second derivative of the mean loss by all outputs."""
+    inputs, targets = data
+    output, theta = output_of_vector(model, inputs)
+    with sdpa_kernel(SDPBackend.MATH):
+        J = torch.func.jacrev(output)(theta).flatten(0, -2)
+    z = output(theta)
+    M = torch.autograd.functional.hessian(lambda flat: loss(flat.view_as(z), targets), z.reshape(-1))
+    return J.T @ M @ J
+
+
+def dense_empirical_fisher(model: nn.Module, data, loss=F.cross_entropy) -> Tensor:
+    """(P, P) from the gradient of one example after the other."""
+    inputs, targets = data
+    pairs = zip(inputs.split(1), targets.split(1), strict=True)
+    gradients = torch.stack([gradient(model, pair, loss) for pair in pairs])
+    return gradients.T @ gradients / len(inputs)
+
+
 def central_difference(function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, step: float) -> Tensor:
     """Derivative of a function along a direction; its error falls as step^2."""
     return (function(theta + step * direction) - function(theta - step * direction)) / (2 * step)

@@ -20,7 +20,7 @@ from landscape.callbacks import ProbeEvery, TrainingDynamics
 from landscape.callbacks.rows import dataset_of, record_of
 from landscape.moments import Moments
 from landscape.parameters import ParameterLayout
-from landscape.probes import Spectrum
+from landscape.probes import Spectrum, Stability, SubspaceOverlap
 
 
 class Foreign(pl.LightningModule):
@@ -265,6 +265,77 @@ def test_a_resumed_training_leaves_what_an_uninterrupted_one_does(tmp_path, seal
     for name in whole.names():
         assert whole.read(name).attrs["content_digest"] == resumed.read(name).attrs["content_digest"], name
     assert resumed.read("training").attrs["finished"]
+
+
+class Warmed(Foreign):
+    """Adam on a schedule, without randomness: Lightning does not restore random states."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 3))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def test_the_step_of_the_trainer_is_asked_about(tmp_path):
+    fit(tmp_path, ProbeEvery(Stability(), every=2, out=tmp_path), module=Warmed(), epochs=2)
+    (name,) = Store(tmp_path).names("stability-by-step-*")
+    answer = Store(tmp_path).read(name)
+    assert answer["step"].values.tolist() == [0, 2, 4, 6]
+    rates = answer["learning_rate"].values  # that of the step that comes next
+    assert rates == pytest.approx([0.1, 0.025, 0.1 / 16, 0.1 / 64])
+    assert np.isfinite(answer["sharpness"]).all()
+    assert np.isnan(answer["ratio"].values).tolist() == [True, False, False, False]  # no metric before the first step
+    assert answer["threshold"].values == pytest.approx(38 / rates)
+
+
+@pytest.mark.parametrize("saver", ["last", "first"])
+@pytest.mark.parametrize("sealed", [True, False], ids=["exception", "killed"])
+def test_what_a_probe_remembers_survives_an_interruption(tmp_path, sealed, saver):
+    class SaveEpochs(pl.callbacks.Checkpoint if saver == "last" else pl.Callback):
+        """Lightning calls checkpoints last; another callback that saves may come before the question is asked."""
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.save_checkpoint(tmp_path / "epoch.ckpt", weights_only=False)
+
+    def watching(out):
+        asked = [ProbeEvery(SubspaceOverlap(k=2, minibatch=8, draws=3), every="epochs:1", out=out, examples=20)]
+        return [SaveEpochs(), *asked, ProbeEvery(Stability(), every="epochs:1", out=out)]
+
+    options = {"shuffle": False, "enable_checkpointing": saver == "last"}
+    torch.manual_seed(1)
+    fit(tmp_path, *watching(tmp_path / "whole"), module=Warmed(), **options)
+    torch.manual_seed(1)
+    out = tmp_path / "resumed"
+    with pytest.raises(Stop):
+        fit(tmp_path, *watching(out), StopAt(7), module=Warmed(), **options)
+    if not sealed:
+        for name in Store(out).names():
+            (out / f"{name}.h5").unlink()
+    fit(tmp_path, *watching(out), module=Warmed(), ckpt_path=tmp_path / "epoch.ckpt", **options)
+    whole, resumed = Store(tmp_path / "whole"), Store(out)
+    assert len(whole.names()) == 2 and whole.names() == resumed.names()
+    for name in whole.names():
+        assert whole.read(name).attrs["content_digest"] == resumed.read(name).attrs["content_digest"], name
+    overlap = whole.read(whole.names("subspace-overlap-*")[0])["overlap_with_previous"].values
+    assert np.isnan(overlap).tolist() == [True, False, False, False]
+
+
+def test_a_training_that_starts_anew_remembers_nothing(tmp_path):
+    def watch(out):
+        return ProbeEvery(SubspaceOverlap(k=2, minibatch=8, draws=3), every="epochs:1", out=out)
+
+    callback = watch(tmp_path / "a")
+    torch.manual_seed(1)
+    fit(tmp_path, callback, module=Warmed(), epochs=1, shuffle=False)
+    callback.out = tmp_path / "b"
+    torch.manual_seed(1)
+    fit(tmp_path, callback, module=Warmed(), epochs=1, shuffle=False)
+    first, second = (Store(tmp_path / folder).read(Store(tmp_path / folder).names()[0]) for folder in "ab")
+    assert first.attrs["content_digest"] == second.attrs["content_digest"]
 
 
 def test_an_error_in_the_first_step_of_a_resumed_training_is_the_one_that_is_seen(tmp_path):

@@ -260,6 +260,15 @@ def test_story_4_two_lines_in_a_trainer_of_ones_own(tmp_path: Path):
     assert "mine" in call("list", tmp_path / "results").output
 
 
+def test_a_run_is_asked_about_its_own_optimizer(own: Path):
+    assert "threshold" in call("probe", "stability", own, "--lr", "0.1").output
+    assert "chance" in call("probe", "subspace-overlap", own, "--k", "3", "--draws", "3").output
+    (own / "optimizer.safetensors").unlink()
+    refused = call("probe", "stability", own, "--lr", "0.2", code=3).output
+    assert "give --lr and --optimizer sgd" in refused
+    call("probe", "stability", own, "--lr", "0.2", "--optimizer", "sgd")
+
+
 def test_story_5_a_probe_of_ones_own(own: Path, folder: Path):
     probe = "mynets.probes:WeightNorm"
     first = call("probe", probe, own, "--p", "1").output

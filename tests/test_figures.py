@@ -24,9 +24,12 @@ from tests.answers import (
     bowl,
     density_answer,
     layers_answer,
+    overlap_answer,
+    overlap_by_step,
     slice_answer,
     spectrum_answer,
     spectrum_by_step,
+    stability_by_step,
     surface_answer,
     training_answer,
 )
@@ -88,6 +91,9 @@ ANSWERS = {
     "layers-zero": layers_answer() * 0,
     "layers-nan": layers_answer() * np.nan,
     "layers-strange": layers_answer(name="$\\frac{1}{$" + 300 * "{" + "<b>#\n\x1b[31m"),
+    "stability-by-step-1": stability_by_step(),
+    "subspace-overlap-1": overlap_answer(),
+    "subspace-overlap-by-step-1": overlap_by_step(),
     "training": training_answer(),
     "training-deep": training_answer(20, 50, 60, "encoder.a.very.long.path.of.modules.block#.conv1.weight"),
     "training-one-step": training_answer(1, 1, 1),
@@ -100,6 +106,8 @@ PROBES = {
     "training": "TrainingDynamics",
     "layers": "layers",
     "spectral": "spectral-density",
+    "stability": "stability",
+    "subspace": "subspace-overlap",
 }
 
 
@@ -401,6 +409,36 @@ def test_an_answer_without_a_number_by_step_has_no_figure_and_other_errors_are_s
     monkeypatch.setattr("landscape.figures.curves.log_y", _fail)
     with pytest.raises(ValueError, match="a mistake of ours"):
         figures.draw(xr.Dataset({"loss": ("step", [1e-9, 1.0])}, step), "slice-by-step-1")
+
+
+def test_stability_is_drawn_with_its_edge():
+    answer = stability_by_step()
+    figure = figures.draw(answer, "stability-by-step-1")["stability-by-step"]
+    assert set(drawn(figure, "edge")[:, 1]) == {1.0}
+    np.testing.assert_allclose(drawn(figure, "loss")[:, 1], answer.loss)
+    lower = figure.axes[1]
+    assert lower.containers[0].has_yerr and lower.get_ylim()[0] == 0
+    written = " ".join(notes(figure).split())
+    assert "Adam" in written and "1 eigenvalue not converged" in written
+    assert "1 step without a ratio: the optimizer had made no step yet" in written
+    assert "without a ratio" not in notes(figures.stability_by_step(stability_by_step(late=False)))
+
+
+def test_overlap_is_drawn_with_chance_beside_it():
+    answer = overlap_by_step()
+    figure = figures.draw(answer, "subspace-overlap-by-step-1")["overlap-by-step"]
+    np.testing.assert_allclose(drawn(figure, "chance")[:, 1], answer.chance)
+    assert legend(figure.axes[0]).count("chance k/n") == 1
+    assert "change a share by at most 0.02" in notes(figure) and "12 eigenvalues not converged" in notes(figure)
+    one = overlap_answer()
+    by_rank = figures.draw(one, "subspace-overlap-1")["overlap-by-rank"]
+    np.testing.assert_allclose(drawn(by_rank, "full")[:, 1], one.overlap_by_rank)
+    np.testing.assert_allclose(drawn(by_rank, "chance")[:, 1], one.chance.item() * np.arange(1, 11) / 10)
+
+
+def test_a_stability_answer_that_lacks_its_variables_is_drawn_plainly():
+    answer = stability_by_step().drop_vars("ratio")
+    assert list(figures.draw(answer, "stability-by-step-1")) == ["by-step"]
 
 
 def _fail(*_: object) -> None:

@@ -67,6 +67,16 @@ class ProbeEvery(Recording):
         self.examples = examples
         self._moments = Moments.of(every)
         self._make = objective
+        self._memory: dict[str, Tensor] = {}
+        self._last_asked = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: what the probe remembers, and from which step."""
+        return {"memory": dict(self._memory), "step": self._last_asked}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._memory, self._last_asked = dict(state_dict["memory"]), state_dict["step"]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,6 +100,11 @@ class ProbeEvery(Recording):
         self._rows = self._open(self._name, trainer.global_step, _restore_answers)
         self._asked = {int(block["step"][0]) for block in self._rows.blocks("answer")}
         if trainer.global_step == 0:
+            self._memory, self._last_asked = {}, -1
+            self._ask(trainer, pl_module)
+        elif self._memory and self._last_asked < trainer.global_step in self._asked:
+            # The checkpoint was written just before this step's answer, so its memory is that of the answer before.
+            self._asked.remove(trainer.global_step)
             self._ask(trainer, pl_module)
 
     def _ask(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -102,13 +117,19 @@ class ProbeEvery(Recording):
             return
         with preserved_rng(pl_module.device), torch.enable_grad():
             objective = self._make(pl_module) if self._make else self._objective(trainer, pl_module)
-            answer = answered(self.probe, objective, Work(SerialExecutor()))
+            answer = answered(self.probe, objective, Work(SerialExecutor(), memory=self._memory))
+        self._last_asked = step
         self._rows.append("answer", {"step": np.array([step]), **record_of(answer)})
 
     def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Objective:
         if self._data is None:
             self._data = _fixed_examples(trainer.train_dataloader, self.examples)
-        return Objective(pl_module, self._data, step=lambda module, batch: _training_loss(module, batch, trainer))
+        return Objective(
+            pl_module,
+            self._data,
+            step=lambda module, batch: _training_loss(module, batch, trainer),
+            optimizer=trainer.optimizers[0] if getattr(self.probe, "uses_optimizer", False) else None,
+        )
 
     def _last(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.train_dataloader is not None or self._make:

@@ -13,6 +13,7 @@ from landscape.figures.interactive import interactive_surface
 from landscape.figures.layers import layer_bars
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
+from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
 from landscape.figures.surfaces import contour, surface3d
 
@@ -29,9 +30,12 @@ __all__ = [
     "layer_bars",
     "learning_curves",
     "log_density",
+    "overlap_by_rank",
+    "overlap_by_step",
     "paper_style",
     "save",
     "slice_band",
+    "stability_by_step",
     "surface3d",
     "update_ratios",
 ]

@@ -15,6 +15,7 @@ from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.layers import layer_bars
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
+from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.surfaces import contour, surface3d
 
 MOST_GENERIC = 12  # figures of one answer of somebody's own probe
@@ -41,6 +42,9 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
+    for kind, variables in _NEEDED_BY_STEP.items():
+        if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
+            return kind
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
@@ -57,8 +61,27 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "spectrum": [("eigenvalue", {"end", "rank"})],
     "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
     "layers": [("trace", {"layer"})],
+    "subspace-overlap": [
+        ("overlap_by_rank", {"rank"}),
+        ("minibatch_overlap_by_rank", {"rank"}),
+        ("minibatch_overlap_by_rank_standard_error", {"rank"}),
+        ("overlap_error", set()),
+        ("chance", set()),
+    ],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
+}
+
+_NEEDED_BY_STEP = {
+    "stability-by-step": ("loss", "ratio", "ratio_residual"),
+    "subspace-overlap-by-step": (
+        "overlap",
+        "minibatch_overlap",
+        "minibatch_overlap_standard_error",
+        "minibatch_control_overlap",
+        "overlap_error",
+        "chance",
+    ),
 }
 
 
@@ -111,6 +134,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
     "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
     "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
+    "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
+    "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
+    "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -1,7 +1,24 @@
 """Curvature of an objective as linear operators that are never written out."""
 
 from landscape.operators.base import LinearOperator, ObjectiveOperator
+from landscape.operators.fisher import EmpiricalFisher, Fisher
+from landscape.operators.gauss_newton import GaussNewton
 from landscape.operators.hessian import Hessian
+from landscape.operators.outputs import OutputOperator
+from landscape.operators.preconditioned import Preconditioned
 from landscape.operators.resumable import Resumable
+from landscape.operators.sharded import Distributed, Sharded
 
-__all__ = ["Hessian", "LinearOperator", "ObjectiveOperator", "Resumable"]
+__all__ = [
+    "Distributed",
+    "EmpiricalFisher",
+    "Fisher",
+    "GaussNewton",
+    "Hessian",
+    "LinearOperator",
+    "ObjectiveOperator",
+    "OutputOperator",
+    "Preconditioned",
+    "Resumable",
+    "Sharded",
+]

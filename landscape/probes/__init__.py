@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from landscape.probes.layers import Layers
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
+    from landscape.probes.stability import Stability, SubspaceOverlap
     from landscape.probes.trace import Trace
 
 BUILT_IN = {
@@ -19,9 +20,21 @@ BUILT_IN = {
     "density": "landscape.probes.density:SpectralDensity",
     "trace": "landscape.probes.trace:Trace",
     "layers": "landscape.probes.layers:Layers",
+    "stability": "landscape.probes.stability:Stability",
+    "subspace-overlap": "landscape.probes.stability:SubspaceOverlap",
 }
 
-__all__ = ["BUILT_IN", "Layers", "Slice", "SpectralDensity", "Spectrum", "Surface", "Trace"]
+__all__ = [
+    "BUILT_IN",
+    "Layers",
+    "Slice",
+    "SpectralDensity",
+    "Spectrum",
+    "Stability",
+    "SubspaceOverlap",
+    "Surface",
+    "Trace",
+]
 
 
 def __getattr__(name: str) -> object:

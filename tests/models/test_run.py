@@ -20,7 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.callbacks import ProbeEvery
-from landscape.probes import Slice
+from landscape.optimizer_state import OptimizerState
+from landscape.probes import Slice, Stability
 from landscape.store import DamagedFileError, LockedError, MissingError, NewerSchemaError, Store, UnsafeFileError
 from landscape.weights import WeightsError, digest_tensors, load_weights, save_weights
 from models.architectures import build_model
@@ -61,6 +62,7 @@ def stop_after(epochs: int, error: type[BaseException] = Stop):
 def digests(folder) -> dict[str, str]:
     store = Store(folder)
     found = {name: store.read(name).attrs["content_digest"] for name in ("training", "trajectory")}
+    found["optimizer"] = OptimizerState.load(folder / "optimizer.safetensors")[0].digest()
     return {**found, "weights": digest_tensors(load_weights(folder / "weights.safetensors")[0])}
 
 
@@ -73,7 +75,8 @@ def whole(tmp_path_factory):
 
 def test_what_a_run_leaves(whole):
     names = {path.name for path in whole.iterdir()}
-    assert names == {".lock", "run.json", "weights.safetensors", "training.h5", "trajectory.h5"}
+    weights = {"weights.safetensors", "optimizer.safetensors"}
+    assert names == {".lock", "run.json", "training.h5", "trajectory.h5"} | weights
     about = json.loads((whole / "run.json").read_text())
     assert about["schema_version"] == 1 and about["kind"] == "trained"
     assert RunConfig.from_dict(about["config"]) == TINY
@@ -143,6 +146,31 @@ def test_other_states_survive_an_interruption(tmp_path, changes):
         train(config, tmp_path / "cut", progress=stop_after(2))
     train(config, tmp_path / "cut")
     assert digests(tmp_path / "whole") == digests(tmp_path / "cut")
+
+
+def test_the_optimizer_of_a_run_is_kept(whole):
+    run = open_run(whole)
+    rule = run.optimizer_state().on(run.objective().layout)
+    assert rule.algorithm == "Adam" and (rule.preconditioner > 0).all()
+    assert rule.learning_rate < 1e-4  # the cosine schedule has come to its end
+    answer = Stability(lr=0.01)(run.objective())
+    assert answer.threshold.item() == pytest.approx(38 / 0.01) and 0 < answer.ratio.item() < 100
+
+
+def test_an_optimizer_state_that_is_not_there_or_not_of_these_weights(whole, tmp_path):
+    best = replace(TINY, keep_best=True, lr=0.5, schedule="constant", warmup=0, epochs=6, label_noise=0.4)
+    train(best, tmp_path / "best")
+    kept = load_weights(tmp_path / "best" / "weights.safetensors")[0]
+    last = Store(tmp_path / "best").read("trajectory")["theta"].values[-1]
+    assert not np.array_equal(np.concatenate([t.reshape(-1).numpy() for t in kept.values()]), last)
+    with pytest.raises(MissingError, match="belongs to its last epoch, but the weights of its best one were kept"):
+        open_run(tmp_path / "best").optimizer_state()
+    shutil.copytree(whole, tmp_path / "old")
+    (tmp_path / "old" / "optimizer.safetensors").unlink()
+    objective = open_run(tmp_path / "old").objective()  # nobody asks for the optimizer yet
+    with pytest.raises(MissingError, match="has no optimizer state .* give --lr and --optimizer sgd"):
+        Stability()(objective)
+    assert np.isfinite(Stability(lr=0.1, optimizer="sgd")(objective).ratio)
 
 
 class WithDropout(nn.Module):

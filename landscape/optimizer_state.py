@@ -1,0 +1,301 @@
+"""What an optimizer would do next: its learning rates, its momentum, and the metric in which it measures steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+
+from landscape.identity import digest_named
+from landscape.parameters import ParameterLayout
+
+# More special classes first: AdamW is a kind of Adam.
+_KNOWN = (optim.AdamW, optim.NAdam, optim.Adam, optim.RMSprop, optim.Adagrad, optim.SGD)
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """The step of an optimizer, as gradient descent with momentum in a diagonal metric P.
+
+        g <- gradient + weight_decay theta;   m <- momentum m + (1 - dampening) g
+        theta <- theta - learning_rate P^(-1) (gradient_share g + momentum_share m)
+
+    Attributes:
+        algorithm: What it is called: "gradient descent", "heavy ball", "Nesterov momentum", "Adam", ...
+        learning_rate: The largest of all entries.
+        momentum: beta, or beta1.
+        dampening: Share of the gradient that does not enter the momentum; beta1 for Adam.
+        gradient_share: Weight of the gradient beside the momentum: 1 in torch's Nesterov form, else 0.
+        momentum_share: Weight of the momentum: beta in torch's Nesterov form, else 1.
+        weight_decay: (P,) coefficients of coupled weight decay (decoupled decay is none), or None.
+        preconditioner: (P,) the diagonal of P, or None where it is the identity. Where some entries have smaller
+            learning rates it holds that too.
+    """
+
+    algorithm: str
+    learning_rate: float
+    momentum: float = 0.0
+    dampening: float = 0.0
+    gradient_share: float = 0.0
+    momentum_share: float = 1.0
+    weight_decay: Tensor | None = field(default=None, repr=False)
+    preconditioner: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def threshold(self) -> float:
+        """The largest stable eigenvalue of P^(-1) H on a quadratic: 2 / learning_rate for gradient descent.
+
+        Along an eigenvector steps of constant size and alternating sign mean m = (1 - dampening) / (1 + momentum) g, so
+        that 2 = learning_rate eigenvalue (gradient_share + momentum_share (1 - dampening) / (1 + momentum)). This is
+        2 (1 + beta) / learning_rate with momentum, less by the factor 1 + 2 beta in Nesterov's form, and
+        (2 + 2 beta1) / ((1 - beta1) learning_rate) for Adam. Infinite where the learning rate is zero.
+
+        References:
+            Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021,
+            appendix B; Cohen et al., "Adaptive Gradient Methods at the Edge of Stability", 2022, section 2.
+        """
+        share = self.gradient_share + self.momentum_share * (1 - self.dampening) / (1 + self.momentum)
+        return 2 / (self.learning_rate * share) if self.learning_rate else float("inf")
+
+
+class NoStepError(ValueError):
+    """An adaptive optimizer has made no step yet, so it has no metric.
+
+    Attributes:
+        rule: The rest of its rule.
+    """
+
+    def __init__(self, message: str, rule: UpdateRule):
+        super().__init__(message)
+        self.rule = rule
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """A snapshot of an optimizer, by parameter name; training further does not change it.
+
+    Attributes:
+        kind: The class, such as "Adam".
+        parameters: For every parameter of the optimizer its settings (those of its group) and its state.
+    """
+
+    kind: str
+    parameters: Mapping[str, Mapping[str, Any]] = field(repr=False)
+
+    @classmethod
+    def of(cls, optimizer: optim.Optimizer, model: nn.Module) -> OptimizerState:
+        """Copy what an optimizer of a model's parameters holds now.
+
+        Args:
+            optimizer: Any optimizer of torch's form; Lightning's wrapper of one too.
+            model: The model whose parameters it moves; they are known by being the same tensors.
+
+        Raises:
+            ValueError: If none of the model's parameters is in the optimizer.
+        """
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        found: dict[str, dict[str, Any]] = {}
+        for group in optimizer.param_groups:
+            settings = {name: _plain(value) for name, value in group.items() if name != "params"}
+            for parameter in group["params"]:
+                if parameter in names:
+                    state = {name: _copied(value) for name, value in optimizer.state.get(parameter, {}).items()}
+                    found[names[parameter]] = {"settings": settings, "state": state}
+        if not found:
+            raise ValueError(
+                f"none of the parameters of {type(model).__name__} is in the {type(optimizer).__name__}; give the "
+                "optimizer of this very model, not of a copy."
+            )
+        return cls(_kind_of(optimizer), found)
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple[OptimizerState, str]:
+        """Read what `save` wrote.
+
+        Returns:
+            The snapshot, and the digest of the weights that it belongs to.
+
+        Raises:
+            WeightsError: If there is no such file.
+            DamagedFileError: If it is damaged, or was not written by `save`.
+        """
+        from landscape.weights import decode_state, load_weights
+
+        tensors, metadata = load_weights(path)
+        state = decode_state(tensors, metadata.get("state", ""))
+        return cls(state["kind"], state["parameters"]), state["weights_sha256"]
+
+    def save(self, path: str | Path, weights_sha256: str) -> None:
+        """Write the snapshot as safetensors: whole or absent, with a digest, and never a pickle.
+
+        Args:
+            path: The file.
+            weights_sha256: Of the weights that it belongs to.
+        """
+        from landscape.weights import encode_state, save_weights
+
+        parameters = {name: dict(entry) for name, entry in self.parameters.items()}
+        tensors, text = encode_state({"kind": self.kind, "weights_sha256": weights_sha256, "parameters": parameters})
+        save_weights(path, tensors, {"state": text})
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it."""
+        flat: dict[str, Tensor] = {}
+        for name, entry in self.parameters.items():
+            for key, value in [*entry["settings"].items(), *entry["state"].items()]:
+                if isinstance(value, Tensor):
+                    flat[f"{name} {key}"] = value
+                else:
+                    flat[f"{name} {key} = {value!r}"] = torch.zeros(())
+        return digest_named({f"{self.kind} {name}": tensor for name, tensor in flat.items()})
+
+    def on(self, layout: ParameterLayout) -> UpdateRule:
+        """Say how the parameters of a layout would be moved next.
+
+        Raises:
+            ValueError: If the optimizer is not one whose stability is known (SGD, Adam, AdamW, NAdam, RMSprop,
+                Adagrad), lacks a parameter of the layout, or has parameter groups that one rule cannot describe.
+            NoStepError: If it has made no step yet, and its metric comes from steps.
+        """
+        if self.kind not in {known.__name__ for known in _KNOWN}:
+            raise ValueError(
+                f"the stability of {self.kind} is not known; it is for {', '.join(k.__name__ for k in _KNOWN)}. Give "
+                "lr= and optimizer= to compare with gradient descent."
+            )
+        missing = [name for name in layout.names if name not in self.parameters]
+        if missing:
+            raise ValueError(
+                f"the optimizer does not move {missing[0]!r}; leave it out with parameters=, or make the state with "
+                "OptimizerState.of(optimizer, model) of the same model, so that names agree."
+            )
+        settings = [settings for _, settings, _ in self._entries(layout)]
+        rates = self._per_entry(layout, self._learning_rates(layout))
+        largest = rates.max().item()
+        rule = UpdateRule(
+            algorithm=self._algorithm(settings[0]),
+            learning_rate=largest,
+            **self._momentum(layout),
+            weight_decay=self._weight_decay(layout, settings),
+        )
+        waiting = [name for name, _, state in self._entries(layout) if not _step(state)]
+        if self.kind != "SGD" and waiting:
+            message = (
+                f"{self.kind} has made no step on {waiting[0]!r} yet, so it has no metric; ask after the first step."
+            )
+            raise NoStepError(message, rule)
+        relative = rates / largest if largest else torch.ones_like(rates)
+        return replace(rule, preconditioner=self._preconditioner(layout, relative))
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _algorithm(self, settings: Mapping[str, Any]) -> str:
+        if self.kind != "SGD":
+            return self.kind
+        momentum = "Nesterov momentum" if settings["nesterov"] else "heavy ball"
+        return momentum if settings["momentum"] else "gradient descent"
+
+    def _momentum(self, layout: ParameterLayout) -> dict[str, Any]:
+        """How gradients are averaged, which must be the same for all parameters."""
+        found = {tuple(self._momentum_of(settings, state).items()) for _, settings, state in self._entries(layout)}
+        if len(found) > 1:
+            raise ValueError(
+                f"the parameter groups differ in momentum ({'; '.join(sorted(map(str, found)))}), so no single "
+                "threshold holds; choose one group with parameters=."
+            )
+        return dict(found.pop())
+
+    def _momentum_of(self, settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, float]:
+        if "betas" in settings:
+            beta1 = settings["betas"][0]
+            average = {"momentum": beta1, "dampening": beta1}
+            return average | (_nadam_shares(beta1, settings, state) if self.kind == "NAdam" else {})
+        beta = settings.get("momentum", 0.0)
+        if not beta:
+            return {"momentum": 0.0}
+        ahead = {"gradient_share": 1.0, "momentum_share": beta} if settings.get("nesterov") else {}
+        return {"momentum": beta, "dampening": settings.get("dampening", 0.0)} | ahead
+
+    def _learning_rates(self, layout: ParameterLayout) -> list[float]:
+        found = []
+        for _, settings, state in self._entries(layout):
+            rate = float(settings["lr"])
+            if self.kind == "Adagrad":
+                rate /= 1 + max(_step(state) - 1, 0.0) * settings["lr_decay"]
+            found.append(rate)
+        if min(found) == 0 < max(found):
+            frozen = layout.names[found.index(0.0)]
+            raise ValueError(f"{frozen!r} has learning rate 0, others have not; leave it out with parameters=.")
+        return found
+
+    def _weight_decay(self, layout: ParameterLayout, settings: list[Mapping[str, Any]]) -> Tensor | None:
+        decoupled = self.kind == "AdamW" or settings[0].get("decoupled_weight_decay", False)
+        decays = [0.0 if decoupled else float(one.get("weight_decay", 0.0)) for one in settings]
+        return self._per_entry(layout, decays) if any(decays) else None
+
+    def _preconditioner(self, layout: ParameterLayout, relative_rates: Tensor) -> Tensor | None:
+        if self.kind == "SGD":
+            return None if bool((relative_rates == 1).all()) else relative_rates.reciprocal()
+        parts = [self._metric(settings, state) for _, settings, state in self._entries(layout)]
+        return torch.cat([part.reshape(-1) for part in parts]) / relative_rates
+
+    def _metric(self, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
+        """The diagonal of P for one parameter, so that the next step is - lr P^(-1) m with m the momentum as stored."""
+        if self.kind == "Adagrad":
+            return state["sum"].double().sqrt() + settings["eps"]
+        if self.kind == "RMSprop":
+            variance = state["square_avg"].double()
+            if settings["centered"]:
+                variance = variance - state["grad_avg"].double() ** 2
+            return variance.sqrt() + settings["eps"]
+        (beta1, beta2), step = settings["betas"], _step(state)
+        second = state["max_exp_avg_sq" if settings.get("amsgrad") else "exp_avg_sq"].double()
+        metric = (second / (1 - beta2**step)).sqrt() + settings["eps"]
+        # Adam divides m by 1 - beta1^t, which is as good as multiplying P by it (Cohen et al. 2022, section 2). NAdam
+        # divides gradient and momentum by other factors; see `_nadam_shares`.
+        return metric if self.kind == "NAdam" else metric * (1 - beta1**step)
+
+    def _entries(self, layout: ParameterLayout) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+        for name in layout.names:
+            yield name, self.parameters[name]["settings"], self.parameters[name]["state"]
+
+    def _per_entry(self, layout: ParameterLayout, values: list[float]) -> Tensor:
+        parts = [
+            torch.full((size,), value, dtype=torch.float64) for size, value in zip(layout.sizes, values, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def _kind_of(optimizer: optim.Optimizer) -> str:
+    return next((known.__name__ for known in _KNOWN if isinstance(optimizer, known)), type(optimizer).__name__)
+
+
+def _nadam_shares(beta1: float, settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, float]:
+    """Weights of gradient and momentum in NAdam's last step, whose momentum mu grows slowly toward beta1."""
+    step = _step(state)
+    now, then = (beta1 * (1 - 0.5 * 0.96 ** (t * settings["momentum_decay"])) for t in (step, step + 1))
+    product = float(state.get("mu_product", 1.0))
+    if not step:
+        return {}
+    return {"gradient_share": (1 - now) / (1 - product), "momentum_share": then / (1 - product * then)}
+
+
+def _step(state: Mapping[str, Any]) -> float:
+    return float(state.get("step", 0))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a number or text; learning rates may be tensors."""
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, _PLAIN) else str(value)
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else _plain(value)
