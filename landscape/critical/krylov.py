@@ -95,7 +95,7 @@ class Krylov:
             Systems", SIAM J. Sci. Comput. 33 (2011).
         """
         U, S, Vh = torch.linalg.svd(self.projected, full_matrices=False)
-        kept = S > cutoff * S.max()
+        kept = cutoff * S.max() < S
         inverse = torch.where(kept, 1 / torch.where(kept, S, torch.ones_like(S)), torch.zeros_like(S))
         return -self.length * (Vh.T * inverse) @ U[0]
 
@@ -118,5 +118,5 @@ class Krylov:
 def _relative_residual(projected: Tensor) -> float:
     """Least ||projected y + e_1||."""
     U, S, _ = torch.linalg.svd(projected, full_matrices=False)
-    U = U[:, S > torch.finfo(torch.float64).eps * S.max()]
+    U = U[:, torch.finfo(torch.float64).eps * S.max() < S]
     return (1 - (U[0] ** 2).sum()).clamp(min=0).sqrt().item()

@@ -169,7 +169,9 @@ def _follow(
     gradient = objective.gradient(at)
     norms.append(gradient.double().norm().item())
     if not torch.tensor([losses[0], norms[0]]).isfinite().all():
-        raise ValueError(f"the loss at the start is {losses[0]} and its gradient has norm {norms[0]}; both must be finite.")
+        raise ValueError(
+            f"the loss at the start is {losses[0]} and its gradient has norm {norms[0]}; both must be finite."
+        )
     while len(norms) <= steps and norms[-1] > tol * norms[0] and torch.tensor(norms[-1]).isfinite():
         at = move(at, gradient)
         gradient = objective.gradient(at)

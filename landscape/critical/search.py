@@ -21,6 +21,8 @@ _PATIENCE = 10
 _ARMIJO = 1e-4
 _HALVINGS = 40
 
+Step = Callable[["_Walk", Krylov], tuple[Tensor, float, Tensor] | None]  # theta, loss and gradient of the next point
+
 
 @dataclass(frozen=True)
 class CriticalPointSearch:
@@ -110,7 +112,7 @@ def find_critical_point(
         raise ValueError(f"max_iterations and max_basis must be at least 1, got {max_iterations} and {max_basis}.")
     start = objective.theta if theta is None else theta.to(objective.device, objective.dtype)
     walk = _Walk(objective, start, seed, max_basis, keep_path)
-    step = {"newton-mr": _newton_mr, "levenberg": _Levenberg()}[method]
+    step: Step = _newton_mr if method == "newton-mr" else _Levenberg()
     outcome = "out of iterations"
     for iteration in range(max_iterations + 1):
         report_progress("iterations, at most", iteration, max_iterations)
@@ -216,9 +218,6 @@ class _Walk:
             num_gradients=self.num_gradients,
             path=None if self.path is None else torch.stack(self.path),
         )
-
-
-Step = Callable[[_Walk, Krylov], tuple[Tensor, float, Tensor] | None]
 
 
 def _newton_mr(walk: _Walk, space: Krylov) -> tuple[Tensor, float, Tensor] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.slices import slice_band
@@ -39,7 +40,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
+    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "critical-point"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
@@ -53,6 +54,13 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
+    "critical-point": [
+        ("loss", {"alpha"}),
+        ("quadratic_loss", {"alpha"}),
+        ("eigenvalue", {"end", "rank"}),
+        ("index_fraction", set()),
+        ("index_fraction_interval", {"bound"}),
+    ],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -105,6 +113,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -1,0 +1,145 @@
+"""Critical points: the loss along the way out of one, and the index of many against their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.figures.labels import quantity
+from landscape.figures.scales import finite, is_wide, log_y, number
+from landscape.figures.style import (
+    BLACK,
+    BLUE,
+    GREY,
+    VERMILLION,
+    count,
+    figure_of,
+    legend_above,
+    new_axes,
+    note,
+    styled,
+)
+from landscape.text import clean
+
+_NOT_CRITICAL = "not a critical point"
+
+
+@styled
+def escape(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
+    """The loss along the direction of smallest curvature, beside what slope and curvature at the point predict.
+
+    Args:
+        answer: The answer of the probe CriticalPoint: loss and quadratic_loss over (alpha,).
+        ax: Where to draw; None makes a new figure.
+
+    Returns:
+        The figure, with verdict and index under it.
+    """
+    ax = ax or new_axes(2.4)
+    alpha = np.asarray(answer["alpha"].values, dtype=float)
+    for name, colour, line, label in (
+        ("loss", BLUE, "-", "loss"),
+        ("quadratic_loss", VERMILLION, "--", "quadratic model"),
+    ):
+        values = np.asarray(answer[name].values, dtype=float)
+        ax.plot(alpha, np.where(np.isfinite(values), values, np.nan), line, color=colour, label=label, gid=name)
+    center = float(answer["center_loss"])
+    if np.isfinite(center):
+        ax.plot(0, center, "D", color=BLACK, markerfacecolor="white", markersize=4, label="the point", gid="point")
+    everything = np.append(finite(answer["loss"].values), finite(answer["quadratic_loss"].values))
+    if everything.size and np.ptp(everything) <= 1e-12 * np.abs(everything).max():
+        level = everything[0]
+        ax.set_ylim(level - 0.1 * (abs(level) or 1), level + 0.1 * (abs(level) or 1))
+    ax.set_xlim(alpha.min(), alpha.max())
+    smallest = float(answer["eigenvalue"].sel(end="smallest", rank=0))
+    ax.set_xlabel(f"α, direction of smallest curvature ({number(float(f'{smallest:.3g}'))})")
+    ax.set_ylabel(quantity(answer, "loss"))
+    legend_above(ax)
+    broken = answer["loss"].size - finite(answer["loss"].values).size
+    note(ax, [_verdict(answer), _index(answer), f"{count(broken, 'non-finite value')} left out" if broken else ""])
+    return figure_of(ax)
+
+
+@styled
+def index_against_loss(answers: Iterable[xr.Dataset], *, ax: Axes | None = None) -> Figure:
+    """The loss of points against the share of directions in which it curves down, one point an answer.
+
+    Points that are not critical, gradient-flat ones among them, are hollow: their share of negative curvature is no
+    index of anything.
+
+    Args:
+        answers: Answers of the probe CriticalPoint, of one network or of several.
+        ax: Where to draw; None makes a new figure.
+
+    Returns:
+        The figure, with the number of points of each kind under it.
+
+    Raises:
+        ValueError: If there are no answers.
+
+    References:
+        Dauphin et al., "Identifying and attacking the saddle point problem in high-dimensional non-convex
+        optimization", NeurIPS 2014, figure 1.
+    """
+    answers = list(answers)
+    if not answers:
+        raise ValueError("expected at least one answer of the probe CriticalPoint; got none")
+    ax = ax or new_axes(2.4)
+    share = np.array([float(answer["index_fraction"]) for answer in answers])
+    bounds = np.array([np.asarray(answer["index_fraction_interval"].values, dtype=float) for answer in answers])
+    loss = np.array([float(answer["center_loss"]) for answer in answers])
+    is_critical = np.array([answer.attrs.get("verdict") != _NOT_CRITICAL for answer in answers])
+    errors = np.clip([share - bounds[:, 0], bounds[:, 1] - share], 0, None)
+    for chosen, colour, face, label in (
+        (is_critical, BLUE, BLUE, "critical"),
+        (~is_critical, GREY, "white", _NOT_CRITICAL),
+    ):
+        if chosen.any():
+            ax.errorbar(
+                share[chosen],
+                loss[chosen],
+                xerr=errors[:, chosen],
+                fmt="o",
+                color=colour,
+                markerfacecolor=face,
+                markersize=3.5,
+                elinewidth=0.7,
+                label=label,
+                gid=label,
+            )
+    if is_wide(loss, 50):
+        log_y(ax, loss)
+    ax.set_xlim(left=min(0.0, -0.03 * share.max()))
+    ax.set_xlabel("Index: share of eigenvalues below −τ")
+    ax.set_ylabel(quantity(answers[0], "center_loss").replace("center loss", "Loss"))
+    legend_above(ax)
+    flat = sum("gradient-flat" in str(answer.attrs.get("verdict_reason", "")) for answer in answers)
+    broken = int((~np.isfinite(loss)).sum())
+    note(
+        ax,
+        [
+            f"{count(int(is_critical.sum()), 'critical point') or 'no critical point'}"
+            + (f", {int((~is_critical).sum())} not critical, {flat} of them gradient-flat" if flat else "")
+            + (f", {int((~is_critical).sum())} not critical" if not flat and not is_critical.all() else ""),
+            "bars: interval of the count" if errors.any() else "",
+            f"{count(broken, 'non-finite loss')} left out" if broken else "",
+        ],
+    )
+    return figure_of(ax)
+
+
+def _verdict(answer: xr.Dataset) -> str:
+    verdict, reason = (clean(answer.attrs.get(name, ""), 300) for name in ("verdict", "verdict_reason"))
+    return f"{verdict}: {reason}" if reason else verdict
+
+
+def _index(answer: xr.Dataset) -> str:
+    low, high = (f"{value:.0f}" for value in np.asarray(answer["negative_count_interval"].values, dtype=float))
+    between = "" if low == high else f" (between {low} and {high})"
+    certain = int(answer["negative_count_certified"])
+    size = answer.attrs.get("num_parameters", "?")
+    return f"{float(answer['negative_count']):.0f}{between} of {size} eigenvalues below −τ, {certain} of them certified"
