@@ -70,11 +70,11 @@ class Nearness:
         """Say why this is no critical point, as a verdict with its reason; None if it is one."""
         if self.distance <= tol:
             return None
-        far = f"a critical point is at least {self.distance:.1g} lengths of theta away, more than {tol:.1g}"
+        far = f"a critical point is at least {self.distance:.1g} ||theta|| away, allowed {tol:.1g}"
         if self.is_flat:
-            reason = f"gradient-flat: the gradient, of norm {self.gradient_norm:.2g}, lies in the kernel of the Hessian"
-            return "not a critical point", f"{reason} (||Hg|| / (||H|| ||g||) = {self.flatness:.1g}); {far}"
-        return "not a critical point", f"the gradient, of norm {self.gradient_norm:.2g}, does not vanish: {far}"
+            ratio = f"||g|| = {self.gradient_norm:.2g}, ||Hg|| / (||H|| ||g||) = {self.flatness:.1g}"
+            return "not a critical point", f"gradient-flat: {ratio}; {far}"
+        return "not a critical point", f"the gradient does not vanish: ||g|| = {self.gradient_norm:.2g}; {far}"
 
 
 def judge(answer: xr.Dataset) -> tuple[str, str]:

@@ -20,6 +20,7 @@ _STALLED = 1e-3  # of the gradient norm, gained in so many iterations
 _PATIENCE = 10
 _ARMIJO = 1e-4
 _HALVINGS = 40
+POLISHING = 5  # steps beyond tol, as long as each divides the gradient norm by ten
 
 Step = Callable[["_Walk", Krylov], tuple[Tensor, float, Tensor] | None]  # theta, loss and gradient of the next point
 
@@ -88,9 +89,9 @@ def find_critical_point(
         objective: The function; float64 is recommended.
         theta: (P,) the start; default: where the model stood.
         method: ``newton-mr`` or ``levenberg``.
-        tol: The end is critical where `Nearness.distance`, compared with the longer of theta and its start, is at
+        tol: A point is critical where `Nearness.distance`, compared with the longer of theta and its start, is at
             most this; default: the root of the floating-point precision, 1.5e-8 in float64.
-        max_iterations: Steps at most.
+        max_iterations: Steps at most, and five more while each divides the gradient norm by ten.
         max_basis: Products a step at most, and vectors kept.
         seed: Of the random vector from which ||H|| is estimated at both ends of the path.
         keep_path: Whether to return every point.
@@ -119,6 +120,7 @@ def find_critical_point(
         space = walk.look()
         if space is None or walk.nearness(space).distance <= tol:
             outcome = "critical"
+            walk.polish(step, space)
             break
         if iteration == max_iterations or walk.is_stalled or not walk.go(step(walk, space)):
             outcome = "out of iterations" if iteration == max_iterations else "stalled"
@@ -197,6 +199,17 @@ class _Walk:
         if self.path is not None:
             self.path.append(self.theta)
         return True
+
+    def polish(self, step: Step, space: Krylov | None) -> None:
+        """Go on while that is nearly free: off a degenerate critical point zero eigenvalues look like negative ones."""
+        for _ in range(POLISHING):
+            if space is None or self.nearness(space).distance == 0:
+                return
+            found = step(self, space)
+            if found is None or found[2].double().norm().item() > 0.1 * self.norm:
+                return
+            self.go(found)
+            space = self.look()
 
     def ended(self, outcome: str, tol: float, max_iterations: int) -> CriticalPointSearch:
         report_progress("iterations, at most", max_iterations, max_iterations)

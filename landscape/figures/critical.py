@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from landscape.figures.labels import quantity
 from landscape.figures.scales import finite, is_wide, log_y, number
@@ -51,9 +52,11 @@ def escape(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     if np.isfinite(center):
         ax.plot(0, center, "D", color=BLACK, markerfacecolor="white", markersize=4, label="the point", gid="point")
     everything = np.append(finite(answer["loss"].values), finite(answer["quadratic_loss"].values))
-    if everything.size and np.ptp(everything) <= 1e-12 * np.abs(everything).max():
-        level = everything[0]
-        ax.set_ylim(level - 0.1 * (abs(level) or 1), level + 0.1 * (abs(level) or 1))
+    spread, level = (np.ptp(everything), np.abs(everything).max()) if everything.size else (0.0, 0.0)
+    if everything.size and spread <= 1e-12 * level:
+        ax.set_ylim(everything[0] - 0.1 * (level or 1), everything[0] + 0.1 * (level or 1))
+    elif spread > 1e-3 * level:
+        ax.yaxis.set_major_formatter(FuncFormatter(number))  # no power of ten where the legend stands
     ax.set_xlim(alpha.min(), alpha.max())
     smallest = float(answer["eigenvalue"].sel(end="smallest", rank=0))
     ax.set_xlabel(f"α, direction of smallest curvature ({number(float(f'{smallest:.3g}'))})")
@@ -90,30 +93,22 @@ def index_against_loss(answers: Iterable[xr.Dataset], *, ax: Axes | None = None)
         raise ValueError("expected at least one answer of the probe CriticalPoint; got none")
     ax = ax or new_axes(2.4)
     share = np.array([float(answer["index_fraction"]) for answer in answers])
-    bounds = np.array([np.asarray(answer["index_fraction_interval"].values, dtype=float) for answer in answers])
+    lower, upper = (np.array([float(a[f"index_fraction_{end}"]) for a in answers]) for end in ("lower", "upper"))
     loss = np.array([float(answer["center_loss"]) for answer in answers])
     is_critical = np.array([answer.attrs.get("verdict") != _NOT_CRITICAL for answer in answers])
-    errors = np.clip([share - bounds[:, 0], bounds[:, 1] - share], 0, None)
+    errors = np.clip([share - lower, upper - share], 0, None)
     for chosen, colour, face, label in (
         (is_critical, BLUE, BLUE, "critical"),
         (~is_critical, GREY, "white", _NOT_CRITICAL),
     ):
         if chosen.any():
-            ax.errorbar(
-                share[chosen],
-                loss[chosen],
-                xerr=errors[:, chosen],
-                fmt="o",
-                color=colour,
-                markerfacecolor=face,
-                markersize=3.5,
-                elinewidth=0.7,
-                label=label,
-                gid=label,
-            )
+            x, y = share[chosen], loss[chosen]
+            ax.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=3.5, label=label, gid=label)
+            ax.errorbar(x, y, xerr=errors[:, chosen], fmt="none", ecolor=colour, elinewidth=0.7, gid=f"{label} error")
     if is_wide(loss, 50):
         log_y(ax, loss)
-    ax.set_xlim(left=min(0.0, -0.03 * share.max()))
+    right = max(upper.max(), share.max()) or 1.0
+    ax.set_xlim(-0.03 * right, 1.05 * right)
     ax.set_xlabel("Index: share of eigenvalues below −τ")
     ax.set_ylabel(quantity(answers[0], "center_loss").replace("center loss", "Loss"))
     legend_above(ax)
@@ -138,7 +133,7 @@ def _verdict(answer: xr.Dataset) -> str:
 
 
 def _index(answer: xr.Dataset) -> str:
-    low, high = (f"{value:.0f}" for value in np.asarray(answer["negative_count_interval"].values, dtype=float))
+    low, high = (f"{float(answer[f'negative_count_{end}']):.0f}" for end in ("lower", "upper"))
     between = "" if low == high else f" (between {low} and {high})"
     certain = int(answer["negative_count_certified"])
     size = answer.attrs.get("num_parameters", "?")

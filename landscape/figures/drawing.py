@@ -59,7 +59,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("quadratic_loss", {"alpha"}),
         ("eigenvalue", {"end", "rank"}),
         ("index_fraction", set()),
-        ("index_fraction_interval", {"bound"}),
+        ("index_fraction_lower", set()),
     ],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],

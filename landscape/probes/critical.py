@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.critical.index import Index, index_of, smallest
-from landscape.critical.search import METHODS, CriticalPointSearch, find_critical_point
+from landscape.critical.search import METHODS, POLISHING, CriticalPointSearch, find_critical_point
 from landscape.eigen import Eigenpairs, eigenpairs
 from landscape.execution import recalled, resumable_map
 from landscape.objective import Objective
@@ -36,8 +36,8 @@ class CriticalPoint:
             is at least ||g||^2 / ||Hg||.
         k: Eigenvalues at each end.
         tol: Residuals of eigenvalues are driven below tol times the largest magnitude.
-        threshold: Eigenvalues above -threshold times the largest magnitude do not count as negative; what rounding
-            may have made of zero never does.
+        threshold: Eigenvalues below threshold times the largest magnitude count as zero; so do those that rounding, or
+            the distance to the critical point, may have made of zero.
         dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact.
         density_steps: Lanczos steps a probe, where the index takes a spectral density.
         density_probes: Random vectors of that density.
@@ -92,9 +92,9 @@ class CriticalPoint:
         """Judge the point.
 
         Returns:
-            eigenvalue, residual, converged over (end, rank); tolerance, below which an eigenvalue's sign means nothing,
-            and tau, below whose negative one counts; negative_count with its certified least number and interval over
-            (bound), index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
+            eigenvalue, residual, converged over (end, rank); tolerance, the tau within which curvature counts as zero;
+            negative_count, of eigenvalues below -tau, with its interval (_lower, _upper) and certified
+            least number, index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
             critical_distance; loss, accuracy, ... and quadratic_loss over (alpha), along escape_direction (parameter),
             which runs from the point to alpha = 1 and falls at first where there is a slope; predicted_decrease and
             measured_decrease there; center_loss etc. at the point; num_matvecs. After a search also theta (parameter),
@@ -145,12 +145,12 @@ class CriticalPoint:
         near = Nearness.of(
             gradient.double().norm().item(), product, pairs.scale, length, torch.finfo(objective.dtype).eps
         )
-        tolerance = product_error(objective) * pairs.scale
-        tau = max(tolerance, self.threshold * pairs.scale)
-        index, more = self._index(hessian, pairs, tau)
+        # A critical point so near may have this curvature changed by about ||H|| in a length of theta.
+        inexact = near.distance if near.distance <= self.gradient_tol else 0.0
+        tolerance = max(product_error(objective), self.threshold, inexact) * pairs.scale
+        index, more = self._index(hessian, pairs, tolerance)
         answer = _spectrum(pairs, self.k)
-        answer["tolerance"] = ((), tolerance, {"long_name": "below which the sign of an eigenvalue means nothing"})
-        answer["tau"] = ((), tau, {"long_name": "eigenvalues below -tau count as negative"})
+        answer["tolerance"] = ((), tolerance, {"long_name": "tau: curvature between -tau and tau counts as zero"})
         answer = answer.assign(_counted(index, objective.size))
         answer["gradient_norm"] = near.gradient_norm
         answer["gradient_flatness"] = ((), near.flatness, {"long_name": "||Hg|| / (||H|| ||g||)"})
@@ -216,14 +216,18 @@ def _spectrum(pairs: Eigenpairs, k: int) -> xr.Dataset:
 
 
 def _counted(index: Index, size: int) -> dict[str, xr.DataArray]:
-    bounds = xr.DataArray(list(map(float, index.interval)), dims=("bound",), coords={"bound": ["lower", "upper"]})
-    count = xr.DataArray(float(index.estimate), attrs={"long_name": "number of eigenvalues below -tau"})
+    def named(value: float, words: str) -> xr.DataArray:
+        return xr.DataArray(value, attrs={"long_name": words})
+
+    low, high = map(float, index.interval)
     return {
-        "negative_count": count,
-        "negative_count_certified": xr.DataArray(index.certified, attrs={"long_name": "certified least number"}),
-        "negative_count_interval": bounds,
-        "index_fraction": (count / size).assign_attrs(long_name="share of eigenvalues below -tau"),
-        "index_fraction_interval": bounds / size,
+        "negative_count": named(float(index.estimate), "number of eigenvalues below -tau"),
+        "negative_count_lower": named(low, "lower end of its interval"),
+        "negative_count_upper": named(high, "upper end of its interval"),
+        "negative_count_certified": named(index.certified, "certified least number of eigenvalues below -tau"),
+        "index_fraction": named(index.estimate / size, "share of eigenvalues below -tau"),
+        "index_fraction_lower": named(low / size, "lower end of its interval"),
+        "index_fraction_upper": named(high / size, "upper end of its interval"),
     }
 
 
@@ -265,7 +269,7 @@ def _with_slice(
     answer["quadratic_loss"] = ("alpha", quadratic, {"units": "nats", "long_name": "loss of the quadratic model"})
     answer["done"] = ("alpha", np.ones(resolution, dtype=bool))
     losses = answer["loss"].values[np.isfinite(answer["loss"].values)]
-    is_negative = curvature + residual < -float(answer["tau"])
+    is_negative = curvature + residual < -float(answer["tolerance"])
     answer["predicted_decrease"] = ((), center["loss"] - quadratic[-1] if is_negative else nan, {"units": "nats"})
     answer["measured_decrease"] = ((), center["loss"] - losses.min(initial=inf), {"units": "nats"})
     answer["escape_direction"] = ("parameter", (reach * unit).cpu().numpy())
@@ -285,7 +289,7 @@ def _reach(loss: float, curvature: float, scale: float, length: float) -> float:
 
 def _with_search(answer: xr.Dataset, found: CriticalPointSearch, objective: Objective, most: int) -> xr.Dataset:
     def padded(values: Tensor) -> np.ndarray:
-        full = np.full(most + 1, np.nan)
+        full = np.full(most + POLISHING + 1, np.nan)  # as long for every search, so that answers can be joined
         full[: len(values)] = values.numpy()
         return full
 
@@ -297,10 +301,8 @@ def _with_search(answer: xr.Dataset, found: CriticalPointSearch, objective: Obje
     answer["search_gradient_norm"] = ("iteration", padded(found.gradient_norms))
     answer["num_matvecs"] = answer["num_matvecs"] + found.num_matvecs
     answer.attrs["search_outcome"] = found.outcome
-    if found.gradient_flat and answer.attrs["verdict"] == "not a critical point":
-        answer.attrs["verdict_reason"] += (
-            f"; the search ended at a gradient-flat point after {len(found.losses) - 1} steps"
-        )
+    if answer.attrs["verdict"] == "not a critical point":
+        answer.attrs["verdict_reason"] += f"; search: {found.outcome}"
     return answer
 
 
