@@ -352,8 +352,8 @@ def test_of_several_dampings_the_best_is_taken():
 
 
 def test_newton_is_drawn_to_the_saddle_and_saddle_free_newton_is_not():
-    """The tanh toy from 60 of the 400 starts of the claim; the whole claim is marked slow."""
-    shares = toy_shares(60)
+    """The tanh toy from 40 of the 400 starts of the claim; the whole claim is marked slow."""
+    shares = toy_shares(40)
     assert shares["newton"]["saddle"] >= 0.9
     assert shares["saddle-free newton"]["minimum"] >= 0.9
     assert shares["saddle-free newton"]["saddle"] == 0

@@ -60,7 +60,9 @@ class Krylov:
             if rest <= 1e3 * torch.finfo(operator.dtype).eps * norm or step == operator.size:
                 break
             projected[step, step - 1] = rest
-            if step == most or (residual and step % 5 == 0 and _relative_residual(projected[: step + 1, :step]) <= residual):
+            if step == most or (
+                residual and step % 5 == 0 and _relative_residual(projected[: step + 1, :step]) <= residual
+            ):
                 break
             basis[step] = product / rest
         return cls(basis[:step], projected[: step + 1, :step], length, step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import escape
-from math import nan
 from typing import Any, Literal
 
 import numpy as np
