@@ -18,7 +18,7 @@ from landscape.execution import SerialExecutor, Work, resumable_map
 from landscape.identity import digest
 from landscape.measure import answer_name, answered, ask, kebab, probe_fields
 from landscape.objective import Objective
-from landscape.probes import BUILT_IN, Slice, Spectrum, Surface
+from landscape.probes import BUILT_IN, CriticalPoint, Slice, Spectrum, Surface
 from landscape.store import Store
 from landscape.store.errors import LockedError
 from tests.problems import TinyCNN, built, images, perceptron, vectors
@@ -249,7 +249,7 @@ def test_class_names_become_words_of_the_command_line(name, word):
 
 def test_every_built_in_probe_can_be_asked(store):
     objective = Objective(built(perceptron), vectors(), loss=F.cross_entropy)
-    for probe in (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1)):
+    for probe in (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1), CriticalPoint(k=1)):
         answer = ask(probe, objective, store)
         assert answer.attrs["probe"] in BUILT_IN
         assert BUILT_IN[answer.attrs["probe"]] == answer.attrs["probe_class"]

@@ -135,6 +135,6 @@ def _verdict(answer: xr.Dataset) -> str:
 def _index(answer: xr.Dataset) -> str:
     low, high = (f"{float(answer[f'negative_count_{end}']):.0f}" for end in ("lower", "upper"))
     between = "" if low == high else f" (between {low} and {high})"
-    certain = int(answer["negative_count_certified"])
+    certain = f"{float(answer['negative_count_certified']):.0f}"
     size = answer.attrs.get("num_parameters", "?")
     return f"{float(answer['negative_count']):.0f}{between} of {size} eigenvalues below −τ, {certain} of them certified"

@@ -37,7 +37,8 @@ class CriticalPoint:
         k: Eigenvalues at each end.
         tol: Residuals of eigenvalues are driven below tol times the largest magnitude.
         threshold: Eigenvalues below threshold times the largest magnitude count as zero; so do those that rounding, or
-            the distance to the critical point, may have made of zero.
+            the distance to the critical point, may have made of zero. Many eigenvalues of a large network lie near
+            zero; 0.01 leaves them out and gives its index a narrow interval.
         dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact.
         density_steps: Lanczos steps a probe, where the index takes a spectral density.
         density_probes: Random vectors of that density.
