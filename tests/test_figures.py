@@ -403,7 +403,7 @@ def test_index_against_loss_has_a_point_an_answer_with_its_interval():
     assert drawn(figure, "not a critical point").tolist() == [[60 / 12_810, 0.9], [70 / 12_810, 1.0]]
     bars = [c for c in figure.axes[0].collections if str(c.get_gid()).endswith(" error")]
     ends = np.concatenate([np.array(bar.get_segments())[:, :, 0] for bar in bars])
-    assert ends * 12_810 == pytest.approx(np.array([[25, 55], [0, 30], [55, 65], [70, 70]]))
+    assert ends * 12_810 == pytest.approx(np.array([[25, 55], [0, 30], [55, 65]]))
     assert "2 critical points, 2 not critical, 1 of them gradient-flat" in notes(figure)
     assert "bars: interval of the count" in notes(figure)
 
