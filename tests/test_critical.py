@@ -71,6 +71,13 @@ def test_the_space_ends_where_it_is_invariant_or_good_enough():
     assert early.residual(early.minimal_residual(1e-8)) <= 0.5 * gradient.norm()
 
 
+def test_the_basis_stays_orthogonal_where_one_pass_would_not_do():
+    values = 10.0 ** -torch.linspace(0, 12, 60, dtype=torch.float64)
+    space = Krylov.of(Hessian(quadratic(rotated(values))), torch.ones(60, dtype=torch.float64), most=60)
+    m = space.num_matvecs
+    assert torch.allclose(space.basis @ space.basis.T, torch.eye(m, dtype=torch.float64), rtol=0, atol=1e-13)
+
+
 def test_a_product_that_is_not_finite_is_refused():
     objective = quadratic(1e300 * rotated([1.0, 2.0]), start=torch.full((2,), 1e-3, dtype=torch.float64))
     hessian = Hessian(objective)
@@ -139,6 +146,25 @@ def test_a_linear_autoencoder_ends_at_one_of_its_known_losses(seed):
     assert found.converged
     known = [sum(left) / 2 for number in (1, 2, 3, 4) for left in itertools.combinations(variances, number)]
     assert min(abs(found.loss - value) for value in known) < 1e-10
+
+
+def test_a_critical_point_at_the_origin_is_near_in_lengths_of_the_start():
+    """Its own length is zero, so that nothing would ever be near it."""
+    found = find_critical_point(quadratic(mixed(8)[0]))
+    assert (found.outcome, len(found.losses), found.distance) == ("critical", 4, 0.0)
+
+
+def test_a_gradient_in_the_kernel_from_the_start_is_seen_although_no_product_shows_it():
+    matrix = torch.diag(torch.tensor([0.0, 5.0], dtype=torch.float64))
+    slope, start = (torch.tensor(v, dtype=torch.float64) for v in ([1.0, 0.0], [3.0, 0.0]))
+    found = find_critical_point(quadratic(matrix, slope=slope, start=start))
+    assert (found.outcome, found.gradient_flat, found.distance) == ("gradient-flat", True, math.inf)
+    assert (found.scale, found.gradient_flatness) == (pytest.approx(5), 0)
+
+
+def test_what_is_nearly_there_is_polished():
+    found = find_critical_point(tanh_toy(), tol=0.1)
+    assert found.gradient_norms[-1] < 1e-12
 
 
 def test_a_plateau_is_not_a_critical_point():
@@ -266,6 +292,13 @@ def test_certified_counts_never_exceed_the_truth():
         seen.add(certified_below(small, residuals, -0.2))
         assert max(seen) <= truth
     assert len(seen) > 2 and max(seen) >= 5
+
+
+def test_vectors_that_are_no_ritz_vectors_certify_by_their_residuals():
+    """[[-0.5, 0.6], [0.6, -0.5]] has the eigenvalues -1.1 and 0.1, though both axes have the curvature -0.5."""
+    values, residuals = torch.tensor([-0.5, -0.5]), torch.tensor([0.6, 0.6])
+    assert certified_below(values, residuals, -0.2) == 0
+    assert certified_below(values, residuals / 100, -0.2) == 2
 
 
 class Fixed:

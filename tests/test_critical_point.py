@@ -228,6 +228,7 @@ def test_a_search_ends_at_the_saddle_and_tells_how_far_that_was(search):
     assert answer.start_loss.item() == objective.loss().item()
     assert answer.center_loss.item() == pytest.approx(0.25)
     assert answer.negative_count.item() == 1
+    assert answer.loss.values[20] == answer.center_loss.item()  # the slice goes through the point that was found
     steps = int(np.isfinite(answer.search_loss).sum())
     assert answer.search_loss.values[0] == objective.loss().item()
     assert answer.search_gradient_norm.values[steps - 1] == pytest.approx(answer.gradient_norm.item(), abs=1e-15)
@@ -288,10 +289,9 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch, probe, stop)
         inputs, targets = vectors()
         return Objective(model, (inputs.double(), targets), loss=F.cross_entropy)
 
-    whole = answered(probe, fresh(), Work(SerialExecutor()))
     calls, average = [], Objective.average
 
-    def failing(self, *arguments):
+    def counting(self, *arguments):
         calls.append(1)
         if len(calls) == stop:
             raise InterruptedError("the machine went away")
@@ -299,12 +299,14 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, monkeypatch, probe, stop)
 
     objective, store = fresh(), Store(tmp_path)
     objective.identity()
-    monkeypatch.setattr(Objective, "average", failing)
+    whole = answered(probe, fresh(), Work(SerialExecutor()))
+    monkeypatch.setattr(Objective, "average", counting)
     with pytest.raises(InterruptedError):
         ask(probe, objective, store)
     assert not store.has(answer_name(probe, objective))
-    monkeypatch.setattr(Objective, "average", average)
     resumed = ask(probe, objective, store)
+    # Twice are computed the point that was lost, its loss, and what is not kept: the loss at both ends.
+    assert len(calls) <= whole.attrs["data_passes"] + 10
     for name in whole.variables:
         assert resumed[name].identical(whole[name]), name
     assert resumed.attrs["verdict_reason"] == whole.attrs["verdict_reason"]
