@@ -39,7 +39,7 @@ def measured_batch_size(model: nn.Module, evaluate: Callable[[], Any], total: in
     finally:
         for handle in handles:
             handle.remove()
-    fitting = max(1, _budget(device) // max(used, 1))
+    fitting = max(1, activation_budget(device) // max(used, 1))
     return min(2 ** (fitting.bit_length() - 1), _LARGEST, 2 ** (total - 1).bit_length())
 
 
@@ -51,7 +51,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "can't allocate memory" in text or "not enough memory" in text
 
 
-def _budget(device: torch.device) -> int:
+def activation_budget(device: torch.device) -> int:
+    """Bytes that the evaluation of one batch may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 8
     return _CPU_BUDGET

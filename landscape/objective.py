@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.admission import (
     SAMPLE,
@@ -27,6 +28,7 @@ from landscape.admission import (
 )
 from landscape.batch_size import is_out_of_memory, measured_batch_size
 from landscape.examples import Examples
+from landscape.folding import Folded, fold
 from landscape.identity import describe_function, digest_named, rounded
 from landscape.normalization import recalibrate, recalibrated_buffers, set_policy
 from landscape.parameters import ParameterLayout
@@ -50,6 +52,7 @@ class Objective:
         also: Further data measured at the same points, by name.
         num_passes: How many times the whole data has been read so far.
         batch_size: Examples a batch.
+        folds: BatchNorm layers that were folded into others, in a `frozen` copy.
         depends_on_cuts: Whether the loss is not the mean of its batches, as under ``normalization="batch"`` or with
             class weights. Then `batch_size` is part of what is measured.
     """
@@ -113,6 +116,8 @@ class Objective:
         self.examples = self._fix(data, examples)
         self.also = {name: self._fix(more, examples, at_most=True) for name, more in (also or {}).items()}
         self.num_passes = 0
+        self.folds: list[Folded] = []
+        self._is_frozen = False
         self._values: list[float] | None = None
         with self._quiet():
             self._admit(batch_size)
@@ -148,6 +153,36 @@ class Objective:
             (gradient,) = self.average(lambda batch: [flat_gradient(self.batch_loss(batch), tensors)])
         return gradient.to(self.dtype)
 
+    def frozen(self, theta: Tensor | None = None, folding: bool = True) -> Objective:
+        """Copy the objective for derivatives at one point, in the form that is cheapest to differentiate there.
+
+        The copy of the model stands at `theta` for good: graphs of derivatives can be kept. BatchNorm with fixed
+        statistics is folded into the layer before it (see `landscape.folding`), and float32 convolutions on the CPU
+        work channels last; neither changes the loss beyond rounding.
+
+        Args:
+            theta: (P,) the point; default: where the model stood.
+            folding: Whether to fold.
+
+        Raises:
+            ValueError: If `theta` is not a vector of P entries.
+        """
+        copied = copy.copy(self)
+        copied._module = copy.deepcopy(self._module)
+        copied._parameters = dict(copied._module.named_parameters())
+        copied.theta = self.theta if theta is None else theta.detach().to(self.device, self.dtype)
+        copied.num_passes = 0
+        with torch.enable_grad(), copied.at(), sdpa_kernel(SDPBackend.MATH):
+            if folding:
+                batch, _ = next(self.examples.batches(2))
+                copied.folds = fold(copied._module, lambda: copied.batch_loss(batch))
+        copied._is_frozen = True
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            for parameter in copied._module.parameters():
+                if parameter.ndim == 4:  # outputs follow the layout of the weights
+                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return copied
+
     # --- what probes and operators build on -------------------------------------------------------------------
 
     @contextmanager
@@ -157,8 +192,11 @@ class Objective:
         Raises:
             ValueError: If `theta` is not a vector of P entries.
         """
+        if self._is_frozen and theta is not None:
+            raise ValueError("a frozen copy of an objective stands at one point; evaluate the objective itself there.")
         with self._quiet():
-            self._place(self.theta if theta is None else theta)
+            if not self._is_frozen:
+                self._place(self.theta if theta is None else theta)
             if self._recalibrates:
                 recalibrate(self._module, self._forward_over_the_data)
             yield
@@ -277,7 +315,7 @@ class Objective:
 
     @property
     def _recalibrates(self) -> bool:
-        return self.normalization == "recalibrated"
+        return self.normalization == "recalibrated" and not self._is_frozen
 
     @property
     def _batch_size_matters(self) -> bool:
@@ -367,12 +405,16 @@ class Objective:
         return measured_batch_size(self._module, lambda: self._evaluate(example), len(self.examples), self.device)
 
 
-def flat_gradient(value: Tensor, tensors: Sequence[Tensor], **options: Any) -> Tensor:
+def flat_gradient(value: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """Differentiate a scalar with respect to tensors, as one vector; zero where it does not depend on them."""
+    return torch.cat([g.reshape(-1) for g in gradients(value, tensors)])
+
+
+def gradients(value: Tensor, tensors: Sequence[Tensor], **options: Any) -> list[Tensor]:
+    """Differentiate a scalar with respect to tensors; zero where it does not depend on them."""
     if not value.requires_grad:
-        return torch.cat([torch.zeros_like(t).reshape(-1) for t in tensors])
-    gradients = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True, **options)
-    return torch.cat([g.reshape(-1) for g in gradients])
+        return [torch.zeros_like(t) for t in tensors]
+    return list(torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True, **options))
 
 
 def _where(model: nn.Module, device: torch.device | str | None) -> torch.device:

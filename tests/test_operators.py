@@ -8,6 +8,7 @@ from torch import nn
 
 from landscape.objective import Objective
 from landscape.operators import Hessian
+from landscape.operators.graphs import Graphs
 from tests import oracles
 from tests.problems import NETWORKS, LinearRegression, built, network, perceptron, quadratic, rotated, seeded, vectors
 
@@ -97,8 +98,118 @@ def test_many_vectors_at_once_are_the_same_as_one_by_one():
     H = Hessian(Objective(model, data, loss=F.cross_entropy))
     V = torch.randn(H.size, 5, generator=seeded(0), dtype=torch.float64)
     one_by_one = torch.stack([H.matvec(v) for v in V.T], dim=1)
-    assert torch.equal(H @ V, one_by_one)
+    assert (H @ V - one_by_one).abs().max() <= 1e-14 * one_by_one.abs().max() * H.size  # sums in another order
     assert torch.equal(H.dense(block=7), H.dense())
+
+
+def test_what_is_kept_does_not_change_the_product():
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy, batch_size=4)
+    v = torch.randn(objective.size, generator=seeded(0), dtype=torch.float64)
+    kept, fresh = Hessian(objective), Hessian(objective, memory=0)
+    products = [kept @ v, kept @ v, fresh @ v, fresh @ v]
+    assert all(torch.equal(products[0], product) for product in products)
+    assert kept.strategy["graphs_kept"] == 6
+    assert fresh.strategy["graphs_kept"] == 0
+    some = Hessian(objective, memory=kept.graphs._used // 2)
+    assert torch.equal(some @ v, products[0])
+    assert 0 < some.strategy["graphs_kept"] < 6
+
+
+def test_kept_graphs_outlive_a_look_elsewhere():
+    """The objective goes on moving its own copy of the model while an operator stays at its point."""
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    H, v = Hessian(objective), torch.ones(objective.size, dtype=torch.float64)
+    product = H @ v
+    objective.loss(objective.theta + 1)
+    other = Hessian(objective, objective.theta + 1) @ v
+    assert torch.equal(H @ v, product)
+    assert not torch.allclose(other, product)
+
+
+def test_graphs_are_dropped_when_memory_runs_out(monkeypatch):
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy, batch_size=8)
+    v = torch.ones(objective.size, dtype=torch.float64)
+    expected = Hessian(objective) @ v
+
+    class Scarce(Hessian):
+        def linearize(self, batch, tensors):
+            if len(batch[1]) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().linearize(batch, tensors)
+
+    H = Scarce(objective)
+    assert torch.allclose(H @ v, expected, rtol=1e-12)
+    assert H.strategy["batch_size"] == 4
+    assert H.strategy["graphs_kept"] == 0
+    assert objective.batch_size == 8
+
+
+class NoBatches(torch.autograd.Function):
+    """Squares, without a rule for several vectors at once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return 2 * NoBatches2.apply(x) * slope
+
+
+class NoBatches2(torch.autograd.Function):
+    """The identity, that cannot be vectorized either."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return torch.from_numpy(slope.detach().numpy().copy())
+
+
+def test_what_cannot_take_several_vectors_at_once_takes_them_one_by_one():
+    objective = Objective(
+        built(lambda: nn.Linear(5, 3), dtype=torch.float64),
+        (vectors()[0].double(), vectors()[1]),
+        step=lambda model, batch: NoBatches.apply(model(batch[0])).mean(),
+    )
+    H = Hessian(objective)
+    V = torch.randn(H.size, 4, generator=seeded(0), dtype=torch.float64)
+    products = H @ V
+    assert H.strategy["vectors_at_once"] == 1
+    assert torch.allclose(products, torch.stack([H @ v for v in V.T], dim=1), rtol=1e-12)
+    assert products.any()
+
+
+def test_small_graphs_take_several_vectors_at_once(monkeypatch):
+    model, data = network("perceptron")
+    H = Hessian(Objective(model, data, loss=F.cross_entropy))
+    V = torch.randn(H.size, 4, generator=seeded(0), dtype=torch.float64)
+    together = H @ V
+    assert H.strategy["vectors_at_once"] > 4
+    swept = []
+    original = Graphs._together
+    monkeypatch.setattr(Graphs, "_together", lambda *arguments: swept.append(1) or original(*arguments))
+    H @ V
+    assert len(swept) == 1
+    H.graphs.at_once = 1
+    assert torch.allclose(H @ V, together, rtol=1e-12)
+    assert len(swept) == 1
+
+
+def test_products_are_counted_as_passes_over_the_data():
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    H = Hessian(objective)
+    before = objective.num_passes
+    H @ torch.ones(H.size, 3, dtype=torch.float64)
+    assert objective.num_passes == before + 1
 
 
 def test_a_constant_gradient_has_no_curvature():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.folding import NotFoldedError, require_folded
 from landscape.objective import Objective
+from landscape.operators.graphs import Graphs, Multiply
+from landscape.randomness import preserved_rng
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
@@ -62,22 +66,26 @@ class LinearOperator(ABC):
         )
 
 
-Multiply = Callable[[Tensor], Tensor]
-
-
 class ObjectiveOperator(LinearOperator):
     """A symmetric matrix (P, P) that is a mean over the examples of an objective, at one point.
 
-    A subclass says, in `linearize`, what one batch contributes.
+    A subclass says, in `linearize`, what one batch contributes. What no vector enters is done once and kept for later
+    products, batch by batch as far as `memory` reaches, and done anew in each product for the others.
 
     Attributes:
-        objective: The function whose curvature it is.
+        source: The function whose curvature it is.
         theta: (P,) the point.
         layout: The block of parameters that the matrix belongs to.
+        graphs: What is kept between products.
     """
 
     def __init__(
-        self, objective: Objective, theta: Tensor | None = None, parameters: str | Sequence[str] | None = None
+        self,
+        objective: Objective,
+        theta: Tensor | None = None,
+        parameters: str | Sequence[str] | None = None,
+        *,
+        memory: int | None = None,
     ):
         """Fix the point and, optionally, a block of parameters.
 
@@ -85,18 +93,23 @@ class ObjectiveOperator(LinearOperator):
             objective: The function to differentiate.
             theta: (P,) the point; default: where the model stood.
             parameters: Names or patterns of a block of the objective's parameters; default: all of them.
+            memory: Bytes of graphs to keep between products; default 512 MiB, on a GPU a quarter of what it has. They
+                are freed with the operator.
 
         Raises:
-            ValueError: If a pattern matches none of the objective's parameters.
+            ValueError: If a pattern matches none of the objective's parameters, or `theta` is not a vector of P
+                entries.
         """
-        self.objective = objective
+        self.source = objective
         self.theta = objective.theta if theta is None else theta
         self.layout = objective.layout if parameters is None else objective.layout.matching(parameters)
         self.size, self.device, self.dtype = self.layout.size, objective.device, objective.dtype
+        objective.layout.unflatten(self.theta)  # says what is wrong with it
+        self.graphs = Graphs(memory, self.device)
 
     @abstractmethod
     def linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
-        """Do the work of a batch that no vector enters, where the objective's copy of the model stands.
+        """Do the work of a batch that no vector enters, where the model of `objective` stands.
 
         Args:
             batch: Of the objective's examples.
@@ -105,6 +118,26 @@ class ObjectiveOperator(LinearOperator):
         Returns:
             From vectors (P, K) to products (P, K); it may be called many times, so graphs must be retained.
         """
+
+    @cached_property
+    def objective(self) -> Objective:
+        """A copy of the objective that stands at `theta` for good, made for derivatives."""
+        return self.source.frozen(self.theta)
+
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """How products have been computed, for the record."""
+        return {
+            "batch_size": self.objective.batch_size,
+            "graphs_kept": self.graphs.num_kept,
+            "vectors_at_once": self.graphs.at_once,
+            "norms_folded": len(self.objective.folds),
+        }
+
+    def cotangents(self, V: Tensor) -> list[Tensor]:
+        """Cut vectors (P, K) into one tensor (K, *shape) for each parameter of the block."""
+        parts = V.T.split(self.layout.sizes, dim=1)
+        return [part.reshape(-1, *shape) for part, shape in zip(parts, self.layout.shapes, strict=True)]
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K).
@@ -115,8 +148,31 @@ class ObjectiveOperator(LinearOperator):
         if V.ndim != 2 or V.shape[0] != self.size or not V.shape[1]:
             raise ValueError(f"expected vectors as columns of a ({self.size}, K) matrix, got {tuple(V.shape)}.")
         V = V.to(self.device, self.dtype)
+        try:
+            return self._product(V)
+        except NotFoldedError:
+            self.graphs.drop(keep_none=False)
+            self.objective = self.source.frozen(self.theta, folding=False)
+            return self._product(V)
+
+    def _product(self, V: Tensor) -> Tensor:
+        objective, passes = self.objective, self.objective.num_passes
+        tensors, batch_size = objective.tensors(self.layout), objective.batch_size
+
+        def of_batch(batch: Any) -> list[Tensor]:
+            nonlocal batch_size
+            if objective.batch_size < batch_size:  # memory ran out
+                self.graphs.drop(keep_none=True)
+                batch_size = objective.batch_size
+            return [self.graphs.linearized(batch, lambda: self._linearize(batch, tensors))(V)]
+
         # Fused attention has no second derivative, its plain form has.
-        with torch.enable_grad(), self.objective.at(self.theta), sdpa_kernel(SDPBackend.MATH):
-            tensors = self.objective.tensors(self.layout)
-            (products,) = self.objective.average(lambda batch: [self.linearize(batch, tensors)(V)])
+        with torch.enable_grad(), preserved_rng(self.device), sdpa_kernel(SDPBackend.MATH):
+            (products,) = objective.average(of_batch)
+        self.source.num_passes += objective.num_passes - passes
         return products.to(self.dtype)
+
+    def _linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
+        made = self.linearize(batch, tensors)
+        require_folded(self.objective.folds)
+        return made

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from landscape.objective import flat_gradient
-from landscape.operators.base import Multiply, ObjectiveOperator
+from landscape.objective import gradients
+from landscape.operators.base import ObjectiveOperator
+from landscape.operators.graphs import Multiply
 
 
 class Hessian(ObjectiveOperator):
     """Second derivative of the mean loss, H v = d/dr gradient(theta + r v) at r = 0.
 
-    Products use double backward: the forward pass and the first backward pass of each batch are shared by the K
-    vectors of a block. Under ``normalization="recalibrated"`` the statistics of BatchNorm are held fixed. With
+    Products use double backward; the forward pass and the first backward pass of each batch are shared by all
+    vectors. Under ``normalization="recalibrated"`` the statistics of BatchNorm are held fixed. With
     ReLU the Hessian leaves out the kinks, so that second differences of the loss differ from it.
 
     References:
@@ -24,10 +24,5 @@ class Hessian(ObjectiveOperator):
 
     def linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
         """Differentiate once, keeping the graph of the gradient."""
-        gradient = flat_gradient(self.objective.batch_loss(batch), tensors, create_graph=True)
-
-        def multiply(V: Tensor) -> Tensor:
-            products = [flat_gradient(gradient @ v, tensors, retain_graph=True) for v in V.unbind(dim=1)]
-            return torch.stack(products, dim=1)
-
-        return multiply
+        gradient = gradients(self.objective.batch_loss(batch), tensors, create_graph=True)
+        return lambda V: self.graphs.pull_back(gradient, tensors, self.cotangents(V))
