@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from landscape.execution import report_progress
 from landscape.operators import LinearOperator
@@ -16,7 +17,8 @@ from landscape.randomness import gaussian_columns
 
 _RELATIVE_VARIANCE = 1e-5  # of the smoothing Gaussian, in units of the range squared (Ghorbani et al.)
 _GRID = 1024  # a third of the width of that Gaussian from point to point
-_DECADES = 0.1  # width of the smoothing Gaussian of the logarithmic form
+_ROUNDING = 1e-12  # of a sum of weights
+DECADES = 0.1  # width of the smoothing Gaussian of the logarithmic form
 
 
 class Count(NamedTuple):
@@ -43,7 +45,8 @@ class LogDensity:
         negative: (G,) share per decade that are negative.
         positive_error: (G,) standard error over the probes; NaN for one probe.
         negative_error: (G,) the same.
-        near_zero: Share whose magnitude lies below the grid.
+        near_zero: Share that lies closer to zero than the probes resolve, or below the grid.
+        near_zero_interval: Where that share lies.
     """
 
     magnitude: Tensor
@@ -52,6 +55,7 @@ class LogDensity:
     positive_error: Tensor
     negative_error: Tensor
     near_zero: float
+    near_zero_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Density:
         nodes: (num_probes, steps) float64, Ritz values in ascending order; after a breakdown the rest repeats the
             last one with weight 0.
         weights: (num_probes, steps) float64, squared first components; they sum to one for each probe.
+        residuals: (num_probes, steps) float64, an eigenvalue lies within this of the node.
         grid: (G,) float64, values of lambda.
         density: (G,) float64, share of the eigenvalues per unit of lambda, mean over the probes.
         standard_error: (G,) float64, of the mean over the probes; NaN for one probe.
@@ -75,6 +80,7 @@ class Density:
 
     nodes: Tensor
     weights: Tensor
+    residuals: Tensor
     grid: Tensor
     density: Tensor
     standard_error: Tensor
@@ -122,13 +128,16 @@ class Density:
             interval=(_count_at(1 - tail, least, P, probes), _count_at(tail, most, P, probes)),
         )
 
-    def logarithmic(self, points: int = 400, decades: float | None = None, width: float = _DECADES) -> LogDensity:
+    def logarithmic(self, points: int = 400, decades: float | None = None, width: float = DECADES) -> LogDensity:
         """Smooth the same nodes over log10 |lambda|, positive and negative ones apart.
+
+        The weight of a node is a share that lies somewhere between its two neighbours. Where zero does too, neither
+        its sign nor its magnitude is known, unless its residual tells: such nodes are counted as near zero.
 
         Args:
             points: Of the grid.
-            decades: How far the grid goes below the largest magnitude; default: to what float32 products resolve, or
-                where all the nodes are.
+            decades: How far the grid goes below the largest magnitude; default: to the smallest node that is
+                resolved, seven at most.
             width: Of the smoothing Gaussian, in decades.
 
         Raises:
@@ -137,27 +146,39 @@ class Density:
         if not (points >= 2 and width > 0 and (decades is None or decades > 0)):
             raise ValueError(f"points, decades and width must be positive, got {points}, {decades} and {width}.")
         scale = self.nodes.abs().max().item() or 1.0
-        # Where the nodes are, weighted: a single stray one far below would stretch the axis for nothing.
-        sizes = self.nodes.abs()[(self.weights > 1e-12) & (self.nodes != 0)] / scale
-        reach = 7.0 if decades is None else decades
-        if decades is None and len(sizes):
-            reach = min(reach, max(-sizes.min().log10().item() + 4 * width, 1.0))
+        unresolved, low, high = self._near_zero()
+        sizes = self.nodes.abs()[(self.weights > 1e-12) & ~unresolved & (self.nodes != 0)] / scale
+        reach = decades
+        if reach is None:
+            reach = min(7.0, max(1.0, 4 * width - sizes.min().log10().item())) if len(sizes) else 1.0
+        near = unresolved | (self.nodes.abs() <= scale * 10.0**-reach)
         exponents = torch.linspace(-reach, 4 * width, points, dtype=torch.float64)
-        signed = []
-        for sign in (1, -1):
-            chosen = self.weights * (self.nodes * sign > scale * 10.0**-reach)
-            logs = (self.nodes.abs() / scale).clamp(min=10.0 ** -(reach + 1)).log10()
-            signed.append(_smoothed(logs, chosen, exponents, width))
-        low = self.weights * (self.nodes.abs() <= scale * 10.0**-reach)
-        (positive, positive_error), (negative, negative_error) = map(_mean_over_probes, signed)
+        logs = (self.nodes.abs() / scale).clamp(min=10.0**-reach).log10()
+        curves = [_smoothed(logs, self.weights * (~near & (self.nodes * s > 0)), exponents, width) for s in (1, -1)]
+        (positive, positive_error), (negative, negative_error) = map(_mean_over_probes, curves)
+        below = scale * 10.0**-reach
         return LogDensity(
             magnitude=scale * 10.0**exponents,
             positive=positive,
             negative=negative,
             positive_error=positive_error,
             negative_error=negative_error,
-            near_zero=low.sum(dim=1).mean().item(),
+            near_zero=(self.weights * near).sum(dim=1).mean().item(),
+            near_zero_interval=(min(low, -below), max(high, below)),
         )
+
+    def _near_zero(self) -> tuple[Tensor, float, float]:
+        """Which nodes tell neither sign nor magnitude, and between which values what they stand for lies."""
+        unresolved, low, high = torch.zeros_like(self.nodes, dtype=torch.bool), 0.0, 0.0
+        for probe, (nodes, weights, residuals) in enumerate(zip(self.nodes, self.weights, self.residuals, strict=True)):
+            used = int((weights > 0).nonzero().max()) + 1
+            first = int((nodes[:used] < 0).sum())  # the first that is not negative
+            around = [k for k in (first - 1, first) if 0 <= k < used and residuals[k] > nodes[k].abs() / 2]
+            if around:
+                unresolved[probe, around] = True
+                low = min(low, nodes[max(around[0] - 1, 0)].item())
+                high = max(high, nodes[min(around[-1] + 1, used - 1)].item())
+        return unresolved, low, high
 
     def _share_below(self, x: float) -> tuple[Tensor, Tensor]:
         """The least and the greatest share of eigenvalues below x that each probe allows, (num_probes,) each."""
@@ -229,17 +250,18 @@ def spectral_density(
         for step in run:
             report_progress("Lanczos steps", number * made + step + 1, len(groups) * made)
         unused = (0, steps - made)
-        parts.append((*(torch.nn.functional.pad(c, unused) for c in (run.alphas, run.betas)), run.num_matvecs))
+        parts.append((pad(run.alphas, unused), pad(run.betas, unused), run.num_matvecs))
         del run  # its basis, before the next one is made
     alphas, betas = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     pairs = [_quadrature(a, b, steps) for a, b in zip(alphas, betas, strict=True)]
-    nodes, weights = torch.stack([n for n, _ in pairs]), torch.stack([w for _, w in pairs])
+    nodes, weights, residuals = (torch.stack([pair[part] for pair in pairs]) for part in range(3))
     sigma = _width(nodes, weights) if sigma is None else sigma
     grid = _grid(nodes, sigma) if grid is None else grid.to("cpu", torch.float64)
     mean, error = _mean_over_probes(_smoothed(nodes, weights, grid, sigma))
     return Density(
         nodes=nodes,
         weights=weights,
+        residuals=residuals,
         grid=grid,
         density=mean,
         standard_error=error,
@@ -306,13 +328,15 @@ def _orthogonalized(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     return vector, coordinates
 
 
-def _quadrature(alphas: Tensor, betas: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Nodes in ascending order and weights of one tridiagonal matrix, padded with weight 0 to (steps,)."""
+def _quadrature(alphas: Tensor, betas: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes in ascending order, weights and residuals of a tridiagonal matrix, padded with weight 0 to (steps,)."""
     used = _used(betas)
     values, vectors = torch.linalg.eigh(_tridiagonal(alphas[:used], betas[: used - 1]))
-    nodes, weights = values[-1].repeat(steps), torch.zeros(steps, dtype=torch.float64)
+    nodes = values[-1].repeat(steps)
+    weights, residuals = torch.zeros(2, steps, dtype=torch.float64)
     nodes[:used], weights[:used] = values, vectors[0].square()
-    return nodes, weights / weights.sum()
+    residuals[:used] = betas[used - 1] * vectors[-1].abs()
+    return nodes, weights / weights.sum(), residuals
 
 
 def _used(betas: Tensor) -> int:
@@ -355,9 +379,9 @@ def _count_at(level: float, share: float, size: int, probes: int) -> float:
     from scipy.optimize import brentq
     from scipy.special import betainc
 
-    if share <= 0:
+    if share <= _ROUNDING:
         return 0.0
-    if share >= 1:
+    if share >= 1 - _ROUNDING:
         return float(size)
     weight = probes * (size + 2) / 2 - 1  # makes the variance 2 f (1 - f) / (n (P + 2))
 

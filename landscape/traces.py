@@ -291,7 +291,7 @@ class _Captured:
     def independent(self, V: Tensor, scale: Tensor | float) -> Tensor:
         """An orthonormal basis of what columns have outside the basis, without what is rounding beside `scale`."""
         U, lengths, _ = torch.linalg.svd(self.project(V), full_matrices=False)
-        noise = 10 * torch.finfo(V.dtype).eps * sqrt(V.shape[1]) * scale
+        noise = 100 * torch.finfo(V.dtype).eps * scale
         return torch.linalg.qr(self.project(U[:, lengths > noise][:, : self.left])).Q
 
     def _append(self, Q: Tensor) -> None:
@@ -325,6 +325,7 @@ class _Krylov:
 
     def __init__(self, part: _Captured, seed: int, block: int):
         self.part = part
+        self.scale = 0.0
         start = part.vectors(range(min(block, part.left)), seed, "start")
         self.next = part.independent(start, start.norm())
 
@@ -335,7 +336,8 @@ class _Krylov:
             return Q, Q
         HQ = self.part.multiply(Q)
         self.part.add(Q, HQ)
-        self.next = self.part.independent(HQ, HQ.norm())
+        self.scale = max(self.scale, HQ.double().norm().item())
+        self.next = self.part.independent(HQ, self.scale)
         return Q, HQ
 
 

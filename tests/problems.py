@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape.objective import Objective
+from landscape.operators import LinearOperator
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -24,6 +25,19 @@ def rotated(eigenvalues: Tensor | list[float], seed: int = 0) -> Tensor:
     Q = rotation(len(values), seed)
     matrix = (Q * values) @ Q.T
     return (matrix + matrix.T) / 2
+
+
+class Matrix(LinearOperator):
+    """A dense matrix that counts its products."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = matrix
+        self.size, self.device, self.dtype = len(matrix), matrix.device, matrix.dtype
+        self.num_matvecs = 0
+
+    def matmat(self, V: Tensor) -> Tensor:
+        self.num_matvecs += V.shape[1]
+        return self.matrix @ V
 
 
 class Quadratic(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -334,6 +335,8 @@ def test_the_ends_count_where_they_reach_beyond_zero():
     known = smallest(eigenpairs(hessian, 8, "both", tol=1e-6), 4)
     found = index_of(known, 120, 1e-3)
     assert (found.certified, found.estimate, found.interval, found.counted_by) == (2, 2, (2, 2), "ends")
+    unsure = replace(known, none_below=-0.1)  # another one may lie between -0.1 and -tau
+    assert index_of(unsure, 120, 1e-3) is None
     early = smallest(eigenpairs(hessian, 8, "both", tol=1e-9, max_matvecs=9), 4)
     assert not early.converged.all()
     assert index_of(early, 120, 1e-3) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -22,6 +23,8 @@ from landscape.text import clean
 from tests.answers import (
     bowl,
     critical_answer,
+    density_answer,
+    layers_answer,
     slice_answer,
     spectrum_answer,
     spectrum_by_step,
@@ -77,6 +80,19 @@ ANSWERS = {
     "critical-flat": critical_answer(loss=0.0) * 0 + 0.7,
     "critical-nan": critical_answer() * np.nan,
     "critical-long": critical_answer(1e4, 1e4, 1e-7, "not a critical point", "gradient-flat: " + 40 * "reason "),
+    "spectral-density": density_answer(),
+    "spectral-density-positive": density_answer(negative=False),
+    "spectral-density-alone": density_answer(k=0, probes=1),
+    "spectral-density-zero": density_answer() * 0,
+    "spectral-density-nan": density_answer() * np.nan,
+    "layers": layers_answer(),
+    "layers-positive": layers_answer(negative=False),
+    "layers-traces": layers_answer(eigenvalues=False),
+    "layers-one": layers_answer(1),
+    "layers-deep": layers_answer(40, name="encoder.layers.#.attention.self.query"),
+    "layers-zero": layers_answer() * 0,
+    "layers-nan": layers_answer() * np.nan,
+    "layers-strange": layers_answer(name="$\\frac{1}{$" + 300 * "{" + "<b>#\n\x1b[31m"),
     "training": training_answer(),
     "training-deep": training_answer(20, 50, 60, "encoder.a.very.long.path.of.modules.block#.conv1.weight"),
     "training-one-step": training_answer(1, 1, 1),
@@ -88,6 +104,8 @@ PROBES = {
     "spectrum": "Spectrum",
     "critical": "critical-point",
     "training": "TrainingDynamics",
+    "layers": "layers",
+    "spectral": "spectral-density",
 }
 
 
@@ -524,6 +542,78 @@ def test_update_ratios_leave_out_and_count_what_has_no_logarithm():
     figure = figures.update_ratios(answer)
     assert np.isnan(drawn(figure, str(answer.layer.values[0]))[:2, 1]).all()
     assert "2 zero or non-finite ratios" in notes(figure)
+
+
+# Densities and layers
+
+
+def test_the_logarithmic_density_is_mirrored_about_zero():
+    answer = density_answer()
+    figure = figures.log_density(answer)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()[::-1]
+    assert left.get_ylim() == right.get_ylim() and right.get_xscale() == right.get_yscale() == "log"
+    line = drawn(figure, "positive")
+    np.testing.assert_array_equal(line[:, 0], answer.magnitude)
+    shown = np.isfinite(line[:, 1])
+    assert shown.any()
+    np.testing.assert_array_equal(line[shown, 1], answer.log_density_positive.values[shown])
+    assert "not shown: 40.0% between −10⁻⁴ and 2×10⁻⁴" in notes(figure)
+    assert "4 probes of 30 Lanczos steps" in notes(figure)
+
+
+def test_outliers_are_marked_on_their_side_hollow_where_not_converged():
+    answer = density_answer(k=3)
+    figure = figures.log_density(answer)
+    marks = [[line for line in ax.lines if line.get_gid() == "outlier"] for ax in figure.axes]
+    values = [[line.get_xdata()[0] for line in lines] for lines in marks]
+    np.testing.assert_allclose(values[0], -answer.eigenvalue.sel(end="smallest"))
+    np.testing.assert_allclose(values[1], answer.eigenvalue.sel(end="largest"))
+    assert [line.get_markerfacecolor() == "white" for line in marks[0]] == [False, False, True]
+    one = 1 / (12_810 * 0.1 * np.sqrt(2 * np.pi))  # the height of one eigenvalue, smoothed over a tenth of a decade
+    assert marks[0][0].get_ydata()[0] == pytest.approx(one)
+
+
+def test_the_linear_density_has_its_band_and_outliers():
+    answer = density_answer()
+    figure = figures.density(answer)
+    (ax,) = figure.axes
+    (band,) = [c for c in ax.collections if c.get_gid() == "positive band"]
+    edges = band.get_paths()[0].vertices
+    middle = int(answer.density.values.argmax())
+    at = edges[np.isclose(edges[:, 0], answer.curvature[middle].item())][:, 1]
+    top = answer.density[middle].item()
+    assert (at.min(), at.max()) == pytest.approx((0.9 * top, 1.1 * top))
+    assert legend(ax) == ["density", "outlier", "outlier, not converged"]
+    assert sum(line.get_gid() == "outlier" for line in ax.lines) == 6
+
+
+def test_layer_bars_run_from_the_first_layer_down():
+    answer = layers_answer(6)
+    figure = figures.layer_bars(answer)
+    left = figure.axes[0]
+    assert left.yaxis_inverted()
+    assert [label.get_text() for label in left.get_yticklabels()] == [f"features.{i}.conv" for i in range(6)]
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in left.patches], answer.trace)
+    assert left.get_xscale() == "linear"
+    deep = figures.layer_bars(layers_answer(30))
+    assert deep.axes[0].get_xscale() == "symlog"
+    assert figures.layer_bars(layers_answer(30, negative=False)).axes[0].get_xscale() == "log"
+    converged = answer.largest_converged.values
+    np.testing.assert_allclose(drawn(figure, "largest")[:, 0], answer.largest_eigenvalue.values[converged])
+    np.testing.assert_allclose(
+        drawn(figure, "smallest, not converged")[:, 0], answer.smallest_eigenvalue.values[~converged]
+    )
+    assert "hollow: not converged" in notes(figure)
+    assert len(figures.layer_bars(layers_answer(6, eigenvalues=False)).axes) == 1
+
+
+def test_forty_layers_keep_their_names_apart():
+    figure = figures.layer_bars(layers_answer(40, name="encoder.layers.#.attention.self.query"))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(names)) == 40
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(low.y1 <= high.y0 + 1 for high, low in pairwise(boxes))
 
 
 # Somebody else's probe

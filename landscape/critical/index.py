@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -26,8 +26,8 @@ class Index:
         certified: So many there are at least: on a space of that dimension the quadratic form stays below -tau.
         estimate: How many there are, as far as is known.
         interval: What the estimate can be trusted to; never below what is certified.
-        counted_by: ``every eigenvalue``; ``ends``, where the smallest eigenvalues found reach beyond -tau; or
-            ``density``.
+        counted_by: ``every eigenvalue``; ``ends``, where the eigenpairs found are with probability 99% all that
+            lie below -tau; or ``density``.
     """
 
     certified: int
@@ -69,8 +69,8 @@ def index_of(pairs: Eigenpairs, size: int, tau: float, density: Counter | None =
     possible = int((values - residuals < -tau).sum())
     if len(values) == size:
         return Index(certified, int((values < -tau).sum()), (certified, possible), "every eigenvalue")
-    # The largest of the smallest values lies beyond -tau, and all of them have converged: they are all there are.
-    if bool(pairs.converged.all()) and bool((values - residuals >= -tau).any()):
+    # They have converged and, with probability 99%, no other lies below -tau.
+    if bool(pairs.converged.all()) and pairs.none_below >= -tau:
         return Index(certified, int((values < -tau).sum()), (certified, possible), "ends")
     if density is None:
         return None
@@ -81,11 +81,10 @@ def index_of(pairs: Eigenpairs, size: int, tau: float, density: Counter | None =
 
 def smallest(pairs: Eigenpairs, k: int) -> Eigenpairs:
     """Keep the k algebraically smallest pairs."""
-    return Eigenpairs(
+    return replace(
+        pairs,
         values=pairs.values[-k:],
         vectors=pairs.vectors[:, -k:],
         residuals=pairs.residuals[-k:],
         converged=pairs.converged[-k:],
-        scale=pairs.scale,
-        num_matvecs=pairs.num_matvecs,
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
+from landscape.figures.densities import density, log_density
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.interactive import interactive_surface
+from landscape.figures.layers import layer_bars
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.style import paper_style, save
@@ -18,6 +20,7 @@ from landscape.figures.surfaces import contour, surface3d
 __all__ = [
     "by_step",
     "contour",
+    "density",
     "draw",
     "eigenvalues",
     "escape",
@@ -26,7 +29,9 @@ __all__ = [
     "index_against_loss",
     "interactive_surface",
     "kind_of",
+    "layer_bars",
     "learning_curves",
+    "log_density",
     "paper_style",
     "save",
     "slice_band",

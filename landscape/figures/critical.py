@@ -105,8 +105,8 @@ def index_against_loss(answers: Iterable[xr.Dataset], *, ax: Axes | None = None)
             x, y = share[chosen], loss[chosen]
             ax.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=3.5, label=label, gid=label)
         if (unsure := chosen & errors.any(axis=0)).any():
-            bars = {"ecolor": colour, "elinewidth": 0.7, "gid": f"{label} error"}
-            ax.errorbar(share[unsure], loss[unsure], xerr=errors[:, unsure], fmt="none", **bars)
+            x, y, bars = share[unsure], loss[unsure], errors[:, unsure]
+            ax.errorbar(x, y, xerr=bars, fmt="none", ecolor=colour, elinewidth=0.7, gid=f"{label} error")
     if is_wide(loss, 50):
         log_y(ax, loss)
     right = max(upper.max(), share.max()) or 1.0

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
+from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.layers import layer_bars
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.surfaces import contour, surface3d
@@ -61,6 +63,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("index_fraction", set()),
         ("index_fraction_lower", set()),
     ],
+    "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
+    "layers": [("trace", {"layer"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -114,6 +118,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
     "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
+    "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
+    "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -31,6 +31,8 @@ _SECTION_OF = {
     "surface": "Surfaces",
     "spectrum": "Spectra",
     "critical-point": "Critical points",
+    "spectral-density": "Spectra",
+    "layers": "Spectra",
     "by-step": "Dynamics",
 }
 _CAPTIONS = {
@@ -42,6 +44,9 @@ _CAPTIONS = {
     "escape": "Loss along the direction of smallest curvature.",
     "index-against-loss": "Loss of every point that was judged, against its index.",
     "eigenvalues": "Both ends of the spectrum of the Hessian.",
+    "log-density": "Density of the eigenvalues of the Hessian by magnitude, negative and positive apart.",
+    "density": "Density of the eigenvalues of the Hessian.",
+    "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
     "by-step": "What the probe found while the model trained.",

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.density import Density, spectral_density
+from landscape.density import DECADES, Density, spectral_density
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
-from landscape.probes.spectrum import _product_error
+from landscape.verdict import product_error
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class SpectralDensity:
 
         Returns:
             density and density_standard_error over `curvature`; the same per decade over `magnitude`, as
-            log_density_positive and log_density_negative with their standard errors, and near_zero, the share below
-            that grid; ritz_value, weight, diagonal and off_diagonal over (probe, node), from which all else follows;
-            eigenvalue, residual and converged over (end, rank) where k is not 0; num_negative, how many eigenvalues
-            lie below -tolerance, with num_negative_low and num_negative_high; tolerance, sigma, num_matvecs, loss.
+            log_density_positive and log_density_negative with their standard errors, and near_zero, the share closer
+            to zero than the probes resolve, between near_zero_low and near_zero_high; ritz_value, weight, diagonal
+            and off_diagonal over (probe, node), from which all else follows; eigenvalue, residual and converged over
+            (end, rank) where k is not 0; num_negative, how many eigenvalues lie below -tolerance, with
+            num_negative_low and num_negative_high; tolerance, sigma, num_matvecs, loss.
 
         Raises:
             ValueError: If 2 k exceeds the number of parameters.
@@ -66,7 +67,7 @@ class SpectralDensity:
             raise ValueError(f"k must be at most half the number of parameters {hessian.size}, got {self.k}.")
         found = spectral_density(hessian, self.steps, self.num_probes, self.seed, self.sigma)
         outliers, spent = self._outliers(hessian)
-        tolerance = _product_error(objective) * found.nodes.abs().max().item()
+        tolerance = product_error(objective) * found.nodes.abs().max().item()
         negative = found.count(high=-tolerance)
         answer = _dataset(found).assign(
             outliers
@@ -110,7 +111,9 @@ def _dataset(found: Density) -> xr.Dataset:
             "log_density_positive_standard_error": ("magnitude", logs.positive_error.numpy(), per_decade),
             "log_density_negative": ("magnitude", logs.negative.numpy(), per_decade),
             "log_density_negative_standard_error": ("magnitude", logs.negative_error.numpy(), per_decade),
-            "near_zero": logs.near_zero,
+            "near_zero": ((), logs.near_zero, {"long_name": "share closer to zero than the probes resolve"}),
+            "near_zero_low": logs.near_zero_interval[0],
+            "near_zero_high": logs.near_zero_interval[1],
             "ritz_value": (by_probe, found.nodes.numpy(), {"long_name": "Ritz value", "units": "nats"}),
             "weight": (by_probe, found.weights.numpy(), {"long_name": "squared first component"}),
             "diagonal": (by_probe, found.diagonal.numpy()),
@@ -118,6 +121,6 @@ def _dataset(found: Density) -> xr.Dataset:
         },
         coords={
             "curvature": ("curvature", found.grid.numpy(), {"long_name": "Hessian eigenvalue", "units": "nats"}),
-            "magnitude": ("magnitude", logs.magnitude.numpy(), {"long_name": "|eigenvalue|", "units": "nats"}),
+            "magnitude": ("magnitude", logs.magnitude.numpy(), {"units": "nats", "decades": DECADES}),
         },
     )

@@ -132,9 +132,8 @@ class Layers:
         """All traces from the products of the whole."""
         hessian = Resumable(Hessian(objective, parameters=self.parameters))
         number = {name: row for row, names in enumerate(rows.values()) for name in names}
-        belongs = torch.cat(
-            [torch.full((size,), number[n]) for n, size in zip(layout.names, layout.sizes, strict=True)]
-        )
+        row_of = [number[name] for name in layout.names]
+        belongs = torch.tensor(row_of).repeat_interleave(torch.tensor(layout.sizes))
         blocks = {label: (belongs == row).nonzero().squeeze(1) for row, label in enumerate(rows)}
         found = block_traces(hessian, blocks, self.num_matvecs, seed=self.seed, confidence=self.confidence)
         return {
