@@ -426,11 +426,17 @@ def import_(file: Path, model: str, data: str, out: Path, standardize: str, pref
 @click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
 @json_option
 def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> None:
-    """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
+    """Draw every answer of a run, from its stored file alone, into RUN/figures/.
+
+    Several critical points are also drawn together, index against loss; those of several runs into figures/ of the
+    folder that holds these runs.
+    """
     from landscape import figures
     from landscape.store import StoreError
 
-    damaged = []
+    damaged: list[StoreError] = []
+    critical: dict[Path, list[Any]] = {}
+    drawn = {"formats": formats.split(","), "width": width}
     with saying(as_json, several=len(runs) > 1) as say:
         for folder in runs:
             store, written = open_store(folder), []
@@ -440,10 +446,19 @@ def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> N
                 except StoreError as error:
                     damaged.append(error)
                     continue
+                if figures.kind_of(answer, name) == "critical-point":
+                    critical.setdefault(folder, []).append(answer)
                 for title, drawing in figures.draw(answer, name).items():
-                    path = folder / "figures" / f"{name}-{title}"
-                    written += figures.save(drawing, path, formats=formats.split(","), width=width)
+                    written += figures.save(drawing, folder / "figures" / f"{name}-{title}", **drawn)
+            if len(points := critical.get(folder, [])) > 1:
+                path = folder / "figures" / "index-against-loss"
+                written += figures.save(figures.index_against_loss(points), path, **drawn)
             say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
+        if len(critical) > 1:
+            path = Path(os.path.commonpath(list(critical))) / "figures" / "index-against-loss"
+            points = [answer for answers in critical.values() for answer in answers]
+            written = figures.save(figures.index_against_loss(points), path, **drawn)
+            say({"runs": list(map(str, critical)), "files": written}, f"{clean(path.parent)}: {len(written)} files")
     if damaged:
         raise Failure(f"not drawn: {damaged[0]}", damaged[0].exit_code)
 

@@ -109,6 +109,23 @@ def spectrum_answer(k=5, negative=True):
     return answer
 
 
+def critical_answer(index=40.0, spread=15.0, loss=0.3, verdict="saddle", reason="curvature of both signs"):
+    """A point of 12,810 parameters from which the loss falls both ways."""
+    alpha = np.linspace(-1, 1, 21)
+    answer = spectrum_answer(3).drop_vars("loss")
+    answer["loss"] = ("alpha", loss * (1 - alpha**2 + 0.4 * alpha**4), {"units": "nats"})
+    answer["quadratic_loss"] = ("alpha", loss * (1 - alpha**2), {"units": "nats"})
+    answer = answer.assign_coords(alpha=("alpha", alpha))
+    answer["center_loss"] = ((), loss, {"units": "nats"})
+    answer["negative_count"], answer["negative_count_certified"] = index, min(10, int(index))
+    for end, value in (("lower", max(index - spread, 0)), ("upper", index + spread)):
+        answer[f"negative_count_{end}"] = value
+        answer[f"index_fraction_{end}"] = value / 12_810
+    answer["index_fraction"] = index / 12_810
+    answer.attrs |= COMMON | {"probe": "critical-point", "verdict": verdict, "verdict_reason": reason}
+    return answer
+
+
 def spectrum_by_step(steps=8, k=2):
     answers = [spectrum_answer(k) for _ in range(steps)]
     growing = [a.assign(eigenvalue=a["eigenvalue"] * (1 + 0.4 * i)) for i, a in enumerate(answers)]

@@ -191,3 +191,71 @@ def network(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, t
     factory, data = NETWORKS[name]
     inputs, targets = data()
     return built(factory, dtype=dtype), (inputs.to(dtype), targets)
+
+
+class TanhToy(nn.Module):
+    """loss = (0.5 - tanh(w1 tanh(0.5 w2)))^2: a saddle at zero with loss 0.25, two valleys of loss zero.
+
+    At zero the Hessian is [[0, -c], [-c, 0]] with c = 0.5, as d/dw1 d/dw2 of -2 * 0.5 * (w1 * 0.5 w2).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.3, -0.2], dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.tanh(self.w[0] * torch.tanh(self.w[1] * inputs))
+
+
+def tanh_toy() -> Objective:
+    data = (torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([[0.5]], dtype=torch.float64))
+    return Objective(TanhToy(), data, loss=F.mse_loss)
+
+
+class Autoencoder(nn.Module):
+    """x -> W2 W1 x; with whitened inputs of covariance diag(s) every critical point is known in closed form."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(hidden, width, dtype=torch.float64))
+        self.second = nn.Parameter(torch.zeros(width, hidden, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.first.T @ self.second.T
+
+
+def half_squares(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) ** 2).sum(dim=1).mean() / 2
+
+
+def autoencoder(variances: list[float], hidden: int, chosen: tuple[int, ...]) -> Objective:
+    """A linear autoencoder at the critical point that holds the chosen principal components.
+
+    The loss there is half the sum of the variances left out (Baldi and Hornik 1989).
+    """
+    s, size = torch.tensor(variances, dtype=torch.float64), len(variances)
+    inputs = torch.diag((size * s).sqrt())  # mean of x x^T = diag(s)
+    model = Autoencoder(size, hidden)
+    with torch.no_grad():
+        for row, component in enumerate(chosen):
+            model.first[row, component] = 1.0
+            model.second[component, row] = 1.0
+    return Objective(model, (inputs, inputs), loss=half_squares)
+
+
+class Inflection(nn.Module):
+    """loss = x^3 / 3 + slope x + y^2 / 2: no critical point; the least gradient norm, at zero, is gradient-flat."""
+
+    def __init__(self, slope: float = 0.1, start: tuple[float, float] = (0.7, 0.4)):
+        super().__init__()
+        self.slope = slope
+        self.w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x, y = self.w
+        return x**3 / 3 + self.slope * x + y**2 / 2 + 0 * inputs.sum()
+
+
+def inflection(slope: float = 0.1, start: tuple[float, float] = (0.7, 0.4)) -> Objective:
+    data = (torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    return Objective(Inflection(slope, start), data, loss=only_output)

@@ -22,6 +22,7 @@ from landscape.store import UnwritableError
 from landscape.text import clean
 from tests.answers import (
     bowl,
+    critical_answer,
     density_answer,
     layers_answer,
     overlap_answer,
@@ -78,6 +79,10 @@ ANSWERS = {
     "spectrum-one": spectrum_answer(1, negative=False),
     "spectrum-zero": spectrum_answer() * 0,
     "spectrum-by-step-1": spectrum_by_step(),
+    "critical": critical_answer(),
+    "critical-flat": critical_answer(loss=0.0) * 0 + 0.7,
+    "critical-nan": critical_answer() * np.nan,
+    "critical-long": critical_answer(1e4, 1e4, 1e-7, "not a critical point", "gradient-flat: " + 40 * "reason "),
     "spectral-density": density_answer(),
     "spectral-density-positive": density_answer(negative=False),
     "spectral-density-alone": density_answer(k=0, probes=1),
@@ -103,6 +108,7 @@ PROBES = {
     "slice": "Slice",
     "surface": "Surface",
     "spectrum": "Spectrum",
+    "critical": "critical-point",
     "training": "TrainingDynamics",
     "layers": "layers",
     "spectral": "spectral-density",
@@ -387,6 +393,63 @@ def test_eigenvalues_of_similar_size_stand_on_a_linear_axis():
     answer = spectrum_answer(k=2)
     answer["eigenvalue"][:] = [[3.0, 2.0], [-2.0, -1.0]]
     assert figures.eigenvalues(answer).axes[0].get_yscale() == "linear"
+
+
+# Critical points
+
+
+def test_the_way_out_is_drawn_beside_its_quadratic_model():
+    answer = critical_answer()
+    figure = figures.escape(answer)
+    assert np.allclose(drawn(figure, "loss")[:, 1], answer.loss)
+    assert np.allclose(drawn(figure, "quadratic_loss")[:, 1], answer.quadratic_loss)
+    assert drawn(figure, "point").tolist() == [[0, 0.3]]
+    assert "−0.9" in figure.axes[0].get_xlabel()
+    said = notes(figure).replace("\n", " ")
+    assert "saddle: curvature of both signs" in said
+    assert "40 (between 25 and 55) of 12810 eigenvalues below −τ, 10 of them certified" in said
+    exact = notes(figures.escape(critical_answer(spread=0.0))).replace("\n", " ")
+    assert "40 of 12810 eigenvalues" in exact
+
+
+def test_gaps_on_the_way_out_are_counted():
+    answer = critical_answer()
+    answer["loss"][-2:] = np.inf
+    figure = figures.escape(answer)
+    assert np.isnan(drawn(figure, "loss")[-2:, 1]).all()
+    assert "2 non-finite values left out" in notes(figure)
+
+
+def test_index_against_loss_has_a_point_an_answer_with_its_interval():
+    flat = critical_answer(60.0, 5.0, 0.9, "not a critical point", "gradient-flat: the gradient")
+    away = critical_answer(70.0, 0.0, 1.0, "not a critical point", "the gradient does not vanish")
+    answers = [critical_answer(40.0), critical_answer(10.0, 20.0, 0.1), flat, away]
+    figure = figures.index_against_loss(answers)
+    assert drawn(figure, "critical").tolist() == [[40 / 12_810, 0.3], [10 / 12_810, 0.1]]
+    assert drawn(figure, "not a critical point").tolist() == [[60 / 12_810, 0.9], [70 / 12_810, 1.0]]
+    bars = [c for c in figure.axes[0].collections if str(c.get_gid()).endswith(" error")]
+    ends = np.concatenate([np.array(bar.get_segments())[:, :, 0] for bar in bars])
+    assert ends * 12_810 == pytest.approx(np.array([[25, 55], [0, 30], [55, 65]]))
+    assert "2 critical points, 2 not critical, 1 of them gradient-flat" in notes(figure)
+    assert "bars: interval of the count" in notes(figure)
+
+
+def test_index_against_loss_of_one_kind_or_none():
+    figure = figures.index_against_loss([critical_answer(0.0, 0.0)])
+    assert notes(figure) == "1 critical point"
+    assert legend(figure.axes[0]) == ["critical"]
+    away = critical_answer(verdict="not a critical point", loss=np.nan)
+    said = notes(figures.index_against_loss([away, critical_answer(loss=2.0)]))
+    assert "1 critical point, 1 not critical" in said and "1 non-finite loss left out" in said
+    with pytest.raises(ValueError, match="expected at least one answer of the probe CriticalPoint"):
+        figures.index_against_loss([])
+
+
+def test_many_decades_of_loss_stand_on_a_log_axis(tmp_path: Path):
+    figure = figures.index_against_loss([critical_answer(loss=10.0**-k) for k in range(5)])
+    assert figure.axes[0].get_yscale() == "log"
+    (path,) = figures.save(figure, tmp_path / "f", formats=["png"])
+    assert path.exists()
 
 
 def test_by_step_follows_the_extreme_eigenvalues():

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from landscape import Objective, Store, ask, figures
 from landscape.figures.report import write_report
 from landscape.figures.style import notes
-from landscape.probes import Layers, Slice, SpectralDensity, Spectrum, Surface, Trace
+from landscape.probes import CriticalPoint, Layers, Slice, SpectralDensity, Spectrum, Surface, Trace
 from landscape.summary import summarize
 
 
@@ -29,6 +29,7 @@ def store(tmp_path_factory) -> Store:
         Surface(resolution=(7, 5)),
         Surface(resolution=4, seeds=2),
         Spectrum(k=3),
+        CriticalPoint(k=3, resolution=5),
         SpectralDensity(steps=20, num_probes=3, k=2),
         Trace(),
         Layers(),
@@ -41,6 +42,7 @@ def test_every_probe_is_drawn_by_its_own_figures(store: Store):
     drawn = {name: figures.draw(store.read(name), name) for name in store.names()}
     kinds = sorted((name.split("-")[0], *pictures) for name, pictures in drawn.items())
     assert kinds == [
+        ("critical", "escape", "eigenvalues"),
         ("layers", "layer-bars"),
         ("slice", "slice", "slice-accuracy"),
         ("spectral", "log-density", "density"),
@@ -70,4 +72,4 @@ def test_the_summary_and_the_page_read_them(store: Store, tmp_path: Path):
     found = summarize({name: store.read(name) for name in store.names()})
     assert list(found) == ["test error", "loss", "sharpness", "most negative eigenvalue", "width"]
     text = write_report([store.path], tmp_path / "report.html").read_text("utf-8")
-    assert text.count("<figure") == 11 and str(found["sharpness"]) in text
+    assert text.count("<figure") == 13 and str(found["sharpness"]) in text

@@ -8,7 +8,7 @@ import xarray as xr
 
 from landscape.objective import Objective
 from landscape.probes import Spectrum
-from landscape.probes.spectrum import judge
+from landscape.verdict import judge
 from tests import oracles
 from tests.problems import network, quadratic, rotated
 

@@ -5,6 +5,7 @@ Every function takes an answer and returns a `matplotlib.figure.Figure` in paper
 
 from __future__ import annotations
 
+from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
 from landscape.figures.drawing import draw, kind_of
@@ -23,8 +24,10 @@ __all__ = [
     "density",
     "draw",
     "eigenvalues",
+    "escape",
     "generic",
     "gradient_flow",
+    "index_against_loss",
     "interactive_surface",
     "kind_of",
     "layer_bars",

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
@@ -46,6 +47,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
         if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
             return kind
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
+    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "critical-point"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
@@ -59,6 +61,13 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
+    "critical-point": [
+        ("loss", {"alpha"}),
+        ("quadratic_loss", {"alpha"}),
+        ("eigenvalue", {"end", "rank"}),
+        ("index_fraction", set()),
+        ("index_fraction_lower", set()),
+    ],
     "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
     "layers": [("trace", {"layer"})],
     "subspace-overlap": [
@@ -132,6 +141,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
     "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
     "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.probes.critical import CriticalPoint
     from landscape.probes.density import SpectralDensity
     from landscape.probes.layers import Layers
     from landscape.probes.slices import Slice, Surface
@@ -17,6 +18,7 @@ BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
+    "critical-point": "landscape.probes.critical:CriticalPoint",
     "density": "landscape.probes.density:SpectralDensity",
     "trace": "landscape.probes.trace:Trace",
     "layers": "landscape.probes.layers:Layers",
@@ -26,6 +28,7 @@ BUILT_IN = {
 
 __all__ = [
     "BUILT_IN",
+    "CriticalPoint",
     "Layers",
     "Slice",
     "SpectralDensity",

@@ -12,7 +12,7 @@ from landscape.density import DECADES, Density, spectral_density
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
-from landscape.probes.spectrum import _product_error
+from landscape.verdict import product_error
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SpectralDensity:
             raise ValueError(f"k must be at most half the number of parameters {hessian.size}, got {self.k}.")
         found = spectral_density(hessian, self.steps, self.num_probes, self.seed, self.sigma)
         outliers, spent = self._outliers(hessian)
-        tolerance = _product_error(objective) * found.nodes.abs().max().item()
+        tolerance = product_error(objective) * found.nodes.abs().max().item()
         negative = found.count(high=-tolerance)
         answer = _dataset(found).assign(
             outliers

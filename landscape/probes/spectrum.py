@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import xarray as xr
 
 from landscape.eigen import Eigenpairs, eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian
-from landscape.provenance import allows_tf32
-
-# Relative error of float32 Hessian products, measured 6e-7 to 1e-6; ten times that is the tolerance.
-_PRODUCT_ERROR_IN_EPS = 100
+from landscape.verdict import judge, product_error
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Spectrum:
         if self.k > hessian.size:
             raise ValueError(f"k must lie between 1 and the number of parameters {hessian.size}, got {self.k}.")
         top, bottom, num_matvecs, scale = self._ends(hessian)
-        tolerance = _product_error(objective) * scale
+        tolerance = product_error(objective) * scale
         answer = xr.Dataset(
             {
                 "eigenvalue": (("end", "rank"), np.stack([top[0], bottom[0]]), {"long_name": "Hessian eigenvalue"}),
@@ -86,42 +82,6 @@ class Spectrum:
             pairs = eigenpairs(hessian, hessian.size, "largest", self.tol, self.seed)
         rows = _rows(pairs)
         return [r[: self.k] for r in rows], [r[::-1][: self.k] for r in rows], pairs.num_matvecs, pairs.scale
-
-
-def _product_error(objective: Objective) -> float:
-    """Bound the relative error of a Hessian product."""
-    error = _PRODUCT_ERROR_IN_EPS * torch.finfo(objective.dtype).eps
-    if objective.dtype == torch.float32 and allows_tf32(objective.device):
-        return max(error, 2.0**-10)  # TF32 keeps ten bits of each factor
-    return error
-
-
-def judge(answer: xr.Dataset) -> tuple[str, str]:
-    """Tell minimum, saddle or maximum from the ends of a spectrum, or say why it is undecided.
-
-    A residual r certifies that an eigenvalue lies within r of the value given. So a value below -(tolerance + r)
-    proves negative curvature; a minimum also needs the smallest values to be converged and above the tolerance.
-    The verdict is about curvature alone: it does not ask whether the gradient vanishes.
-
-    Returns:
-        The verdict and one sentence of reason.
-    """
-    tolerance = float(answer["tolerance"])
-    value, residual = answer["eigenvalue"], answer["residual"]
-    low, low_error = float(value.sel(end="smallest", rank=0)), float(residual.sel(end="smallest", rank=0))
-    high, high_error = float(value.sel(end="largest", rank=0)), float(residual.sel(end="largest", rank=0))
-    converged = bool(answer["converged"].sel(rank=0).all())
-    negative, positive = low + low_error < -tolerance, high - high_error > tolerance
-    bounds = f"smallest {low:.3g} ± {low_error:.1g}, largest {high:.3g} ± {high_error:.1g}, tolerance {tolerance:.1g}"
-    if negative and positive:
-        return "saddle", f"curvature of both signs: {bounds}"
-    if not converged:
-        return "undecided", f"the ends of the spectrum have not converged: {bounds}"
-    if positive and low - low_error > tolerance:
-        return "minimum", f"every curvature is positive: {bounds}"
-    if negative and high + high_error < -tolerance:
-        return "maximum", f"every curvature is negative: {bounds}"
-    return "undecided", f"the smallest curvature cannot be told from zero: {bounds}"
 
 
 def _rows(pairs: Eigenpairs) -> list[np.ndarray]:
