@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
 
@@ -13,9 +14,10 @@ BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
+    "sharpness": "landscape.probes.sharpness:Sharpness",
 }
 
-__all__ = ["BUILT_IN", "Slice", "Spectrum", "Surface"]
+__all__ = ["BUILT_IN", "Sharpness", "Slice", "Spectrum", "Surface"]
 
 
 def __getattr__(name: str) -> object:
