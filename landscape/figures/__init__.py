@@ -9,6 +9,7 @@ from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.interactive import interactive_surface
+from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.style import paper_style, save
@@ -26,6 +27,9 @@ __all__ = [
     "learning_curves",
     "paper_style",
     "save",
+    "sharpness_correlations",
+    "sharpness_runs",
+    "sharpness_table",
     "slice_band",
     "surface3d",
     "update_ratios",

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.surfaces import contour, surface3d
@@ -53,6 +54,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
+    "sharpness-report": [("correlation", {"measure", "scope"}), ("value", {"run", "measure"})],
+    "sharpness": [("value", {"measure"}), ("first_order_share", {"measure"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -84,6 +87,13 @@ def _training(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
+def _sharpness_report(report: xr.Dataset) -> dict[str, Figure]:
+    outcomes = [str(name) for name in report["outcome"].values]
+    return {"sharpness-runs": sharpness_runs(report)} | {
+        f"correlations-{name.replace('_', '-')}": sharpness_correlations(report, outcome=name) for name in outcomes
+    }
+
+
 def _by_step(answer: xr.Dataset) -> dict[str, Figure]:
     return {"by-step": by_step(answer)} if lines_by_step(answer) else {}
 
@@ -105,6 +115,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},
+    "sharpness-report": _sharpness_report,
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

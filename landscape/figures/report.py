@@ -24,8 +24,11 @@ from landscape.summary import Measure, summarize
 from landscape.text import clean
 from landscape.width import RISE, Width
 
-SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Dynamics", "Other answers")
-_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"}
+SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Sharpness", "Dynamics", "Other answers")
+_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"} | {
+    "sharpness": "Sharpness",
+    "sharpness-report": "Sharpness",
+}
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
     "slice": "Loss along the slice.",
@@ -35,6 +38,8 @@ _CAPTIONS = {
     "eigenvalues": "Both ends of the spectrum of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
+    "sharpness": "Every measure of sharpness in its own scale, its interval, and how much of it is slope.",
+    "sharpness-runs": "Sharpness of every run, best run first.",
     "by-step": "What the probe found while the model trained.",
 }
 _SCRIPT = """

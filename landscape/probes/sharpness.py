@@ -70,7 +70,8 @@ class Sharpness:
         epsilon: Half widths of Keskar's box.
         subspace: Dimensions of Keskar's random subspace.
         rho: Radius of the ball of sam, sam-one-step and m-sharpness.
-        adaptive_rho: Radius of the balls of asam and asam-filter, relative to the parameters.
+        adaptive_rho: Radius of the ball of asam, relative to each parameter.
+        filter_rho: Radius of the ball of asam-filter, relative to the norm of each filter.
         infinity_rho: Half width of the box of asam-infinity, relative to the parameters.
         sigma: Standard deviation of the noise of average.
         adaptive_sigma: Standard deviation of the noise of average-adaptive, relative to the parameters.
@@ -90,6 +91,7 @@ class Sharpness:
     subspace: int = 100
     rho: float = 0.05
     adaptive_rho: float = 0.5
+    filter_rho: float = 0.05
     infinity_rho: float = 0.002
     sigma: float = 0.01
     adaptive_sigma: float = 0.1
@@ -105,7 +107,7 @@ class Sharpness:
 
     def __post_init__(self) -> None:
         self._chosen()
-        positive = ("rho", "adaptive_rho", "infinity_rho", "sigma", "adaptive_sigma", "target")
+        positive = ("rho", "adaptive_rho", "filter_rho", "infinity_rho", "sigma", "adaptive_sigma", "target")
         for name, number in [(n, getattr(self, n)) for n in positive] + [("epsilon", e) for e in self.epsilon]:
             if not (isfinite(number) and number > 0):
                 raise ValueError(f"{name} must be positive and finite, got {number}.")
@@ -183,7 +185,7 @@ class Sharpness:
             "sam-one-step": lambda: sam_one_step(objective, self.rho, point=point),
             "sam": lambda: sam(objective, self.rho, **search),
             "asam": lambda: sam(objective, self.adaptive_rho, scale="element", **search),
-            "asam-filter": lambda: sam(objective, self.adaptive_rho, scale="filter", **search),
+            "asam-filter": lambda: sam(objective, self.filter_rho, scale="filter", **search),
             "asam-infinity": lambda: sam(objective, self.infinity_rho, scale="element", p=inf, **search),
             "average": lambda: average_case(objective, self.sigma, **noise),
             "average-adaptive": lambda: average_case(objective, self.adaptive_sigma, scale="element", **noise),
