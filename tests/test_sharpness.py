@@ -266,7 +266,7 @@ def test_a_filter_is_scaled_by_its_norm_and_a_bias_by_itself():
     objective = Objective(model, data, loss=F.cross_entropy)
     found = objective.layout.unflatten(sizes(objective, "filter"))
     up = dict(model.named_parameters())["up.weight"]
-    norms = up.detach().norm(dim=(0, 2, 3)).view(1, -1, 1, 1).expand_as(up)
+    norms = up.detach().square().sum(dim=(0, 2, 3), keepdim=True).sqrt().expand_as(up)
     assert torch.allclose(found["up.weight"], norms)
     assert torch.equal(found["head.bias"], model.head.bias.detach().abs())
     assert torch.equal(sizes(objective, "element"), objective.theta.abs())
@@ -320,7 +320,7 @@ def test_the_box_is_never_left(monkeypatch, subspace):
     objective = perceptron()
     theta = objective.theta
     steps = record_steps(monkeypatch)
-    keskar(objective, 0.1, subspace, restarts=3, iterations=20)
+    keskar(objective, 0.1, subspace, restarts=6, iterations=20)
     assert len(steps) > 10
     if subspace is None:
         inside = torch.stack(steps).abs() / (0.1 * (theta.abs() + 1))
@@ -341,11 +341,11 @@ def test_a_subspace_has_at_most_as_many_dimensions_as_the_space():
 
 
 def test_the_average_of_a_quadratic_is_half_sigma_squared_trace():
-    found = average_case(at_minimum(), 0.1, 4000)
+    found = average_case(at_minimum(), 0.1, 2000)
     exact = 0.01 * sum(SPECTRUM) / 2
     assert abs(found.value - exact) < 3 * found.standard_error
-    assert found.standard_error < 0.03 * exact
-    exact_error = 0.01 / 2 * (2 * sum(v**2 for v in SPECTRUM) / 4000) ** 0.5
+    assert found.standard_error < 0.04 * exact
+    exact_error = 0.01 / 2 * (2 * sum(v**2 for v in SPECTRUM) / 2000) ** 0.5
     assert found.standard_error == pytest.approx(exact_error, rel=0.1)
     assert found.low < exact < found.high
     assert found.first_order_share == 0.0
@@ -384,9 +384,9 @@ def test_coverage_of_the_average():
 
 
 def test_pac_bayes_of_a_quadratic_is_its_trace_over_twice_the_target():
-    found = pac_bayes(at_minimum(), 0.1, 1000)
+    found = pac_bayes(at_minimum(), 0.1, 300)
     exact = sum(SPECTRUM) / 0.2
-    assert abs(found.value - exact) < 3 * found.standard_error < 0.15 * exact
+    assert abs(found.value - exact) < 3 * found.standard_error < 0.3 * exact
     assert found.low < exact < found.high
     assert found.rise == pytest.approx(0.1, rel=3e-3)
 
@@ -435,7 +435,7 @@ def permuted():
     "name", ["asam", "asam one step", "asam infinity", "asam filter", "eigenvalue", "sam", "keskar"]
 )
 def test_the_order_of_hidden_units_does_not_matter(name):
-    assert EVERY[name](permuted()).value == pytest.approx(EVERY[name](rescaled(1.0)).value, rel=1e-5)
+    assert EVERY[name](permuted()).value == pytest.approx(EVERY[name](rescaled(1.0)).value, rel=2e-2)
 
 
 def test_the_order_of_hidden_units_changes_an_average_within_its_error():
@@ -554,17 +554,16 @@ def test_the_highest_keeps_what_is_not_finite():
 
 def test_refusals():
     objective = at_minimum()
-    for bad in (0.0, -1.0, nan, inf):
-        for call in (
-            lambda: sam(objective, bad),
-            lambda: sam_one_step(objective, bad),
-            lambda: m_sharpness(objective, rho=bad),
-            lambda: average_case(objective, bad),
-            lambda: keskar(objective, bad),
-            lambda: pac_bayes(objective, bad),
-        ):
-            with pytest.raises(ValueError, match="must be positive and finite, got"):
-                call()
+    for name, measure in {
+        "rho": [sam, sam_one_step, m_sharpness],
+        "sigma": [average_case],
+        "epsilon": [keskar],
+        "target": [pac_bayes],
+    }.items():
+        for bad in (0.0, -1.0, nan, inf):
+            for function in measure:
+                with pytest.raises(ValueError, match=f"{name} must be positive and finite, got"):
+                    function(objective, **{name: bad})
     with pytest.raises(ValueError, match="p must be 2 or infinity, got 1"):
         sam(objective, p=1)
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
@@ -718,7 +717,7 @@ class Dying:
             raise Killed
 
 
-@pytest.mark.parametrize("lives", [1, 7, 40, 46])
+@pytest.mark.parametrize("lives", [1, 3, 10, 15])
 def test_resumed_is_uninterrupted_and_does_less(tmp_path, lives):
     probe, store = Sharpness(**QUICK), Store(tmp_path)
     whole = answered(probe, perceptron(), Work(SerialExecutor()))

@@ -106,7 +106,7 @@ def sharpness_runs(report: xr.Dataset, *, outcome: str | None = None, ax: Axes |
     report = report.isel(run=np.argsort(report["outcome_value"].sel(outcome=outcome).values, kind="stable"))
     names, scopes = [str(n) for n in report["measure"].values], [str(s) for s in report["scope"].values]
     runs, left = report.sizes["run"], 0.4
-    ax = ax or new_axes(0.95 + _ROW * (len(names) + 2))
+    ax = ax or new_axes(1.2 + _ROW * (len(names) + 2))
     _as_table(ax, len(names), top=-2.2)
     width, wide = (1 - left - 0.085 * len(scopes) - 0.01) / runs, 0.085
     with_numbers = runs <= _MOST_NUMBERS

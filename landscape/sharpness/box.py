@@ -13,6 +13,9 @@ from landscape.directions import gaussian
 from landscape.objective import Objective
 from landscape.sharpness.point import Highest, Measured, Point, require_count, require_positive
 
+# The largest slope that L-BFGS-B sees first, in boxes, is 1 / unit. Steep starts reach the corners that the gradient
+# points to (15% higher after 10 iterations on a trained network), gentle ones the best corner around an exact minimum.
+_UNITS = (1e-3, 1.0)  # of the first start, of the second, and so on in turn
 _START = 1e-3  # of the box: a minimum itself is a stationary point, from which no ascent begins
 
 
@@ -135,7 +138,7 @@ def _search(point: Point, space: _Space, iterations: int, seed: int, restart: in
             raise _NotFinite
         slope = space.pulled_back(gradient).cpu().numpy()
         if unit_of_loss is None:
-            unit_of_loss = float(np.abs(slope).max()) or 1.0
+            unit_of_loss = _UNITS[restart % len(_UNITS)] * float(np.abs(slope).max()) or 1.0
         return -rise / unit_of_loss, -slope / unit_of_loss
 
     box = [(-1.0, 1.0)] * len(space.bounds)

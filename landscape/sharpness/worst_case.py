@@ -51,7 +51,7 @@ def sam_one_step(
         first_order_share=point.share_of_slope(step, rise),
         nonfinite=point.nonfinite - seen,
         num_passes=objective.num_passes - before,
-        resolved=abs(rise) > point.resolution,
+        resolved=not abs(rise) <= point.resolution,
     )
 
 
