@@ -10,24 +10,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.density import Density, spectral_density
     from landscape.eigen import Eigenpairs, eigenpairs
     from landscape.measure import ask
     from landscape.objective import Objective
     from landscape.operators import Hessian
     from landscape.parameters import ParameterLayout
     from landscape.store import Store
+    from landscape.traces import BlockTraces, TraceEstimate, block_traces, trace
 
 _HOMES = {
+    "BlockTraces": "landscape.traces",
+    "Density": "landscape.density",
     "Eigenpairs": "landscape.eigen",
     "Hessian": "landscape.operators",
     "Objective": "landscape.objective",
     "ParameterLayout": "landscape.parameters",
     "Store": "landscape.store",
+    "TraceEstimate": "landscape.traces",
     "ask": "landscape.measure",
+    "block_traces": "landscape.traces",
     "eigenpairs": "landscape.eigen",
+    "spectral_density": "landscape.density",
+    "trace": "landscape.traces",
 }
 
-__all__ = ["Eigenpairs", "Hessian", "Objective", "ParameterLayout", "Store", "ask", "eigenpairs"]
+__all__ = [
+    "BlockTraces",
+    "Density",
+    "Eigenpairs",
+    "Hessian",
+    "Objective",
+    "ParameterLayout",
+    "Store",
+    "TraceEstimate",
+    "ask",
+    "block_traces",
+    "eigenpairs",
+    "spectral_density",
+    "trace",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -63,6 +63,8 @@ def summary(answer: xr.Dataset) -> str:
         lines.insert(0, eigenvalue_table(answer))
     elif _is_sharpness(answer):
         lines.insert(0, sharpness_table(answer))
+    elif "num_parameters" in answer and answer["num_parameters"].dims == ("layer",):
+        lines.insert(0, layer_table(answer))
     else:
         lines += [_range(name, v) for name, v in answer.data_vars.items() if _is_curve(str(name), v)]
     if verdict := answer.attrs.get("verdict"):
@@ -150,6 +152,25 @@ def _correlations(one: xr.Dataset) -> dict[str, Any]:
             f"95% of {coefficient}": f"{low:+.2f} to {high:+.2f}" if math.isfinite(low + high) else "",
             f"p of {coefficient}": float(found["p_value"]),
         }
+    return row
+
+
+def layer_table(answer: xr.Dataset) -> str:
+    """One line a layer: every number with its error, and `no` where an eigenvalue did not converge."""
+    return table([_layer_row(answer.sel(layer=layer), clean(layer, 40)) for layer in answer["layer"].values])
+
+
+def _layer_row(layer: xr.Dataset, name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": name, "parameters": layer["num_parameters"].item()}
+    for end in ("largest", "smallest"):
+        if f"{end}_eigenvalue" in layer:
+            row |= {end: layer[f"{end}_eigenvalue"].item(), f"± {end}": layer[f"{end}_residual"].item()}
+    if "largest_converged" in layer:
+        row["converged"] = "yes" if layer["largest_converged"] and layer["smallest_converged"] else "no"
+    row |= {"trace": layer["trace"].item(), "± std. error": layer["trace_standard_error"].item()}
+    for column, variable in {"Frobenius": "frobenius_norm", "gradient": "gradient_norm"}.items():
+        if variable in layer:
+            row[column] = layer[variable].item()
     return row
 
 

@@ -67,11 +67,12 @@ def test_largest_eigenvalue_and_trace_are_those_of_the_dense_hessian():
     model, data = network("perceptron")
     objective = Objective(model, data, loss=F.cross_entropy)
     exact = torch.linalg.eigvalsh(oracles.dense_hessian(model, data))
-    top, trace = largest_eigenvalue(objective), hessian_trace(objective, num_matvecs=60)
+    top, trace = largest_eigenvalue(objective), hessian_trace(objective, num_matvecs=40)
     assert top.value == pytest.approx(exact[-1].item(), rel=1e-6)
     assert top.low <= exact[-1].item() <= top.high
-    assert abs(trace.value - exact.sum().item()) <= max(4 * trace.standard_error, 1e-9)
+    assert abs(trace.value - exact.sum().item()) <= 3 * trace.standard_error < 0.3 * exact.sum().item()
     assert trace.low <= trace.value <= trace.high
+    assert hessian_trace(objective, num_matvecs=100).value == pytest.approx(exact.sum().item(), rel=1e-9)
     assert isnan(top.first_order_share)
 
 
@@ -498,7 +499,7 @@ def test_nothing_happens_to_the_model():
     objective = perceptron()
     before = objective.identity()
     random_state = torch.get_rng_state()
-    Sharpness(draws=2, steps=2, restarts=1, matvecs=6)(objective)
+    Sharpness(draws=2, steps=2, restarts=1, matvecs=20)(objective)
     assert objective.identity() == before
     assert torch.equal(torch.get_rng_state(), random_state)
 
@@ -580,7 +581,7 @@ def test_refusals():
         keskar(objective, subspace=0)
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         keskar(objective, iterations=0)
-    with pytest.raises(ValueError, match="num_matvecs must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_matvecs"):
         hessian_trace(objective, 0)
     with pytest.raises(ValueError, match="scale must be one of none, element, filter, got 'layer'"):
         sam(objective, scale="layer")
@@ -609,7 +610,7 @@ def test_a_point_whose_loss_or_gradient_is_not_finite_is_refused():
 
 # The probe
 
-QUICK = {"draws": 3, "steps": 3, "matvecs": 12, "subspace": 5}
+QUICK = {"draws": 3, "steps": 3, "matvecs": 20, "subspace": 5}
 
 
 def test_the_probe_answers_with_every_measure():
@@ -678,7 +679,7 @@ def test_the_probe_refuses():
         "steps": 1,
         "restarts": 1,
         "iterations": 1,
-        "matvecs": 6,
+        "matvecs": 20,
     }.items():
         with pytest.raises(ValueError, match=f"{name} must be at least {least}, got 0"):
             Sharpness(**{name: 0})

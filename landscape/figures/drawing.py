@@ -10,7 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
+from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.layers import layer_bars
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
@@ -56,6 +58,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "spectrum": [("eigenvalue", {"end", "rank"})],
     "sharpness-report": [("correlation", {"measure", "scope"}), ("value", {"run", "measure"})],
     "sharpness": [("value", {"measure"}), ("first_order_share", {"measure"})],
+    "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
+    "layers": [("trace", {"layer"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -117,6 +121,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
     "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},
     "sharpness-report": _sharpness_report,
+    "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
+    "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -25,9 +25,15 @@ from landscape.text import clean
 from landscape.width import RISE, Width
 
 SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Sharpness", "Dynamics", "Other answers")
-_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"} | {
+_SECTION_OF = {
+    "slice": "Slices",
+    "surface": "Surfaces",
+    "spectrum": "Spectra",
+    "spectral-density": "Spectra",
+    "layers": "Spectra",
     "sharpness": "Sharpness",
     "sharpness-report": "Sharpness",
+    "by-step": "Dynamics",
 }
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
@@ -36,6 +42,9 @@ _CAPTIONS = {
     "contour": "Loss over the plane.",
     "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
     "eigenvalues": "Both ends of the spectrum of the Hessian.",
+    "log-density": "Density of the eigenvalues of the Hessian by magnitude, negative and positive apart.",
+    "density": "Density of the eigenvalues of the Hessian.",
+    "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
     "sharpness": "Every measure of sharpness in its own scale, its interval, and how much of it is slope.",

@@ -106,8 +106,8 @@ def sharpness_runs(report: xr.Dataset, *, outcome: str | None = None, ax: Axes |
     report = report.isel(run=np.argsort(report["outcome_value"].sel(outcome=outcome).values, kind="stable"))
     names, scopes = [str(n) for n in report["measure"].values], [str(s) for s in report["scope"].values]
     runs, left = report.sizes["run"], 0.4
-    ax = ax or new_axes(1.2 + _ROW * (len(names) + 2))
-    _as_table(ax, len(names), top=-2.2)
+    ax = ax or new_axes(1.0 + _ROW * (len(names) + 2.5))
+    _as_table(ax, len(names), top=-2.4)
     width, wide = (1 - left - 0.085 * len(scopes) - 0.01) / runs, 0.085
     with_numbers = runs <= _MOST_NUMBERS
     outcomes = report["outcome_value"].sel(outcome=outcome).values
@@ -144,7 +144,7 @@ def sharpness_runs(report: xr.Dataset, *, outcome: str | None = None, ax: Axes |
     words = ["blue: rank within the row, darkest the sharpest. Last column(s): Spearman correlation over runs"]
     if (report["first_order_share"].values > 0.5).any():
         words.append("red corner: more than half of the rise is the slope of the loss, not its curvature")
-    note(ax, [*words, str(report.attrs.get("remark", ""))])
+    note(ax, [*words, *_remarks(report)])
     return figure_of(ax)
 
 
@@ -183,10 +183,15 @@ def sharpness_correlations(
         ax,
         [
             f"{part.sizes['run']} runs; bars: 95% bootstrap over runs; filled: permutation p < 0.05",
-            str(report.attrs.get("remark", "")),
+            *_remarks(report),
         ],
     )
     return figure_of(ax)
+
+
+def _remarks(report: xr.Dataset) -> list[str]:
+    """What the number of runs does not allow, a line each."""
+    return str(report.attrs.get("remark", "")).split("; ")
 
 
 def _points(ax: Axes, one: xr.Dataset, y: np.ndarray, colour: str, scope: str) -> None:

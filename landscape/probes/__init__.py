@@ -6,18 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.probes.density import SpectralDensity
+    from landscape.probes.layers import Layers
     from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
+    from landscape.probes.trace import Trace
 
 BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
     "sharpness": "landscape.probes.sharpness:Sharpness",
+    "density": "landscape.probes.density:SpectralDensity",
+    "trace": "landscape.probes.trace:Trace",
+    "layers": "landscape.probes.layers:Layers",
 }
 
-__all__ = ["BUILT_IN", "Sharpness", "Slice", "Spectrum", "Surface"]
+__all__ = ["BUILT_IN", "Layers", "Sharpness", "Slice", "SpectralDensity", "Spectrum", "Surface", "Trace"]
 
 
 def __getattr__(name: str) -> object:

@@ -81,7 +81,7 @@ class Sharpness:
         steps: Gradient steps of sam and asam.
         restarts: Starts of each search for a maximum.
         iterations: Of L-BFGS-B for keskar.
-        matvecs: Hessian products for the trace.
+        matvecs: Hessian products for the trace, at least 20.
         tol: Residual of the eigenvalue, relative to it.
         seed: Of everything random.
     """
@@ -113,7 +113,7 @@ class Sharpness:
                 raise ValueError(f"{name} must be positive and finite, got {number}.")
         if not self.epsilon or len(set(self.epsilon)) < len(self.epsilon):
             raise ValueError(f"epsilon needs one or several different numbers, got {self.epsilon}.")
-        least = {"subspace": 1, "m": 1, "draws": 2, "steps": 1, "restarts": 1, "iterations": 1, "matvecs": 6}
+        least = {"subspace": 1, "m": 1, "draws": 2, "steps": 1, "restarts": 1, "iterations": 1, "matvecs": 20}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator
-from landscape.sharpness.point import Measured, Point, require_count
+from landscape.sharpness.point import Measured, Point
 from landscape.sharpness.scales import REPARAMETRIZATION
+from landscape.traces import trace
 
 _SCALE = f"in proportion to the loss, and to 1 / parameters^2; {REPARAMETRIZATION['none']}"
 
@@ -60,32 +61,29 @@ def hessian_trace(
     operator: LinearOperator | None = None,
     point: Point | None = None,
 ) -> Measured:
-    """The trace of the Hessian of the training loss, by Hutch++.
+    """The trace of the Hessian of the training loss, by random vectors beside a Krylov space that holds the outliers.
 
     Args:
         objective: Where.
-        num_matvecs: Products to spend.
+        num_matvecs: Products to spend, see `landscape.traces.trace`.
         seed: Of the random probes.
         operator: The Hessian, where products are to be resumed; default: made here.
         point: Not needed; taken so that all measures are called alike.
 
     Raises:
-        ValueError: If there are too few products for an error.
+        ValueError: If there are too few products for an error (4).
         RuntimeError: If a Hessian product is not finite.
     """
-    from landscape.trace import trace
-
-    require_count(1, num_matvecs=num_matvecs)
     before = objective.num_passes
-    found = trace(operator or Hessian(objective), num_matvecs=num_matvecs, method="hutch++", seed=seed)
+    found = trace(operator or Hessian(objective), num_matvecs, seed=seed)
     low, high = found.interval
     return Measured(
         value=found.value,
-        definition=f"trace of the Hessian, Hutch++ with {num_matvecs} products",
+        definition=f"trace of the Hessian, {found.method} with {found.num_matvecs} products",
         scale=_SCALE,
         standard_error=found.standard_error,
         low=low,
         high=high,
-        bounds="95% interval over random probes",
+        bounds=f"{found.confidence:.0%} Student t interval over {found.num_samples} samples; none where it is exact",
         num_passes=objective.num_passes - before,
     )
