@@ -42,7 +42,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
+    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "sharpness"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
