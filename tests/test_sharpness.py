@@ -390,6 +390,10 @@ def test_pac_bayes_of_a_quadratic_is_its_trace_over_twice_the_target():
     assert abs(found.value - exact) < 3 * found.standard_error < 0.3 * exact
     assert found.low < exact < found.high
     assert found.rise == pytest.approx(0.1, rel=3e-3)
+    relative_error = (2 * sum(v**2 for v in SPECTRUM) / 300) ** 0.5 / sum(SPECTRUM)
+    assert found.standard_error == pytest.approx(exact * relative_error, rel=0.2)
+    assert found.high / found.value == pytest.approx(found.value / found.low)
+    assert np.log(found.high / found.value) == pytest.approx(1.97 * relative_error, rel=0.2)
 
 
 def test_pac_bayes_goes_with_the_target():

@@ -96,6 +96,21 @@ def test_strata_are_weighted_by_their_runs_less_one():
     assert found.value == pytest.approx((4 * 1 - 2 * 1) / 6)
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.6])
+def test_intervals_are_those_of_scipy(rho):
+    x, y = correlated(20, rho, seed=2)
+    found = rank_correlation(x, y, resamples=4000)
+    oracle = scipy.stats.bootstrap(
+        (x, y),
+        lambda a, b: scipy.stats.spearmanr(a, b).statistic,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        rng=0,
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high), abs=0.04)
+
+
 def test_small_and_constant_strata_do_not_count():
     x = np.array([1.0, 2, 3, 4, 1, 2, 5, 5, 5])
     y = np.array([1.0, 3, 2, 4, 2, 1, 1, 2, 3])
@@ -141,14 +156,14 @@ def test_monotone_changes_and_the_order_of_runs_do_not_matter():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coefficient", ["spearman", "kendall"])
-def test_coverage_of_the_interval(coefficient):
+@pytest.mark.parametrize(("coefficient", "seeds"), [("spearman", 1000), ("kendall", 300)])
+def test_coverage_of_the_interval(coefficient, seeds):
     """Bivariate normal with correlation 0.5 and 20 runs; BCa over so few is near its 95%, not at it."""
     truth = {"spearman": 6 / np.pi * np.arcsin(0.25), "kendall": 2 / np.pi * np.arcsin(0.5)}[coefficient]
-    answers = [rank_correlation(*correlated(20, 0.5, seed), None, coefficient, 500, seed) for seed in range(1000)]
+    answers = [rank_correlation(*correlated(20, 0.5, seed), None, coefficient, 500, seed) for seed in range(seeds)]
     held = sum(found.low <= truth <= found.high for found in answers)
-    assert 920 <= held <= 975
-    assert sum(found.p_value < 0.05 for found in answers) > 400
+    assert 0.915 * seeds <= held <= 0.98 * seeds
+    assert sum(found.p_value < 0.05 for found in answers) > 0.4 * seeds
 
 
 @pytest.mark.slow
@@ -218,6 +233,10 @@ def test_a_report_holds_what_was_put_in():
     within = report.sel(scope="within batch_size", outcome="test_error", measure="eigenvalue", coefficient="kendall")
     assert (within["num_runs"].item(), within["num_strata"].item()) == (12, 2)
     x = [float(a["value"][1]) for a in answers]
+    sizes = [row["batch_size"] for row in rows]
+    stratified = rank_correlation(x, [row["test_error"] for row in rows], sizes, resamples=100)
+    one = report.sel(scope="within batch_size", outcome="test_error", measure="keskar-0.001", coefficient="spearman")
+    assert one["correlation"].item() == pytest.approx(stratified.value)
     expected = rank_correlation(x, [row["test_error"] for row in rows], resamples=2000)
     noise = report.sel(scope="overall", outcome="test_error", measure="keskar-0.001", coefficient="spearman")
     assert noise["correlation"].item() == pytest.approx(expected.value)
