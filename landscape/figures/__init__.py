@@ -12,6 +12,7 @@ from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.interactive import interactive_surface
 from landscape.figures.layers import layer_bars
+from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
@@ -37,6 +38,9 @@ __all__ = [
     "overlap_by_step",
     "paper_style",
     "save",
+    "sharpness_correlations",
+    "sharpness_runs",
+    "sharpness_table",
     "slice_band",
     "stability_by_step",
     "surface3d",

@@ -14,6 +14,7 @@ from landscape.figures.curves import by_step, generic, learning_curves, lines_by
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.layers import layer_bars
+from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
@@ -48,6 +49,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
             return kind
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
     if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "critical-point"}):
+    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "sharpness"}):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
@@ -68,6 +70,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("index_fraction", set()),
         ("index_fraction_lower", set()),
     ],
+    "sharpness-report": [("correlation", {"measure", "scope"}), ("value", {"run", "measure"})],
+    "sharpness": [("value", {"measure"}), ("first_order_share", {"measure"})],
     "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
     "layers": [("trace", {"layer"})],
     "subspace-overlap": [
@@ -120,6 +124,13 @@ def _training(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
+def _sharpness_report(report: xr.Dataset) -> dict[str, Figure]:
+    outcomes = [str(name) for name in report["outcome"].values]
+    return {"sharpness-runs": sharpness_runs(report)} | {
+        f"correlations-{name.replace('_', '-')}": sharpness_correlations(report, outcome=name) for name in outcomes
+    }
+
+
 def _by_step(answer: xr.Dataset) -> dict[str, Figure]:
     return {"by-step": by_step(answer)} if lines_by_step(answer) else {}
 
@@ -142,6 +153,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
     "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
+    "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},
+    "sharpness-report": _sharpness_report,
     "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
     "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},

@@ -26,6 +26,7 @@ from landscape.text import clean
 from landscape.width import RISE, Width
 
 SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Critical points", "Dynamics", "Other answers")
+SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Sharpness", "Dynamics", "Other answers")
 _SECTION_OF = {
     "slice": "Slices",
     "surface": "Surfaces",
@@ -33,6 +34,8 @@ _SECTION_OF = {
     "critical-point": "Critical points",
     "spectral-density": "Spectra",
     "layers": "Spectra",
+    "sharpness": "Sharpness",
+    "sharpness-report": "Sharpness",
     "by-step": "Dynamics",
 }
 _CAPTIONS = {
@@ -49,6 +52,8 @@ _CAPTIONS = {
     "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
+    "sharpness": "Every measure of sharpness in its own scale, its interval, and how much of it is slope.",
+    "sharpness-runs": "Sharpness of every run, best run first.",
     "by-step": "What the probe found while the model trained.",
 }
 _SCRIPT = """

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from landscape.probes.critical import CriticalPoint
     from landscape.probes.density import SpectralDensity
     from landscape.probes.layers import Layers
+    from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
     from landscape.probes.stability import Stability, SubspaceOverlap
@@ -19,6 +20,7 @@ BUILT_IN = {
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
     "critical-point": "landscape.probes.critical:CriticalPoint",
+    "sharpness": "landscape.probes.sharpness:Sharpness",
     "density": "landscape.probes.density:SpectralDensity",
     "trace": "landscape.probes.trace:Trace",
     "layers": "landscape.probes.layers:Layers",
@@ -30,6 +32,7 @@ __all__ = [
     "BUILT_IN",
     "CriticalPoint",
     "Layers",
+    "Sharpness",
     "Slice",
     "SpectralDensity",
     "Spectrum",
