@@ -10,7 +10,7 @@ from landscape import execution
 from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
 from landscape.parameters import ParameterLayout
-from landscape.probes import Layers
+from landscape.probes import Layers, layers
 from landscape.probes.layers import rows_of
 from tests import oracles
 from tests.problems import built, network, quadratic, rotated, vectors
@@ -76,6 +76,15 @@ def test_larger_layers_are_estimated_with_their_errors():
     assert np.allclose(answer.frobenius_norm, exact["frobenius_norm"], rtol=0.02)
     assert answer.num_matvecs[2].item() == 39
     assert (answer.num_matvecs[:2] > 40).all()  # the eigenvalues take products too
+
+
+def test_the_eigenvectors_at_hand_are_taken_out_of_the_trace(monkeypatch):
+    deflated, original = [], layers.trace
+    monkeypatch.setattr(layers, "trace", lambda *a, **s: deflated.append(s["deflate"]) or original(*a, **s))
+    spectrum = torch.cat([torch.tensor([1e4, -1e3]), torch.linspace(0, 1, 148)]).double()
+    answer = Layers(num_matvecs=20)(quadratic(rotated(spectrum)))
+    assert deflated[0].values.tolist() == pytest.approx([1e4, -1e3], abs=1)
+    assert abs(answer.trace.item() - spectrum.sum().item()) < 3 * answer.trace_standard_error.item() < 30
 
 
 def test_a_budget_that_ends_early_is_said():

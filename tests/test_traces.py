@@ -512,3 +512,13 @@ def test_resumed_is_uninterrupted(settings):
         resumed = Trace(**settings)(objective)
     assert resumed.identical(whole)
     assert isinstance(Resumable(Hessian(objective)), Resumable)
+
+
+def test_the_probe_deflates_the_eigenpairs_it_is_asked_for():
+    values = SPECTRA["one huge outlier"]
+    objective = quadratic(rotated(values))
+    answer = Trace(k=1, method="hutchinson", num_matvecs=20)(objective)
+    assert answer.basis_size.item() == 1
+    assert answer.exact_part.item() == pytest.approx(1e4, rel=1e-6)
+    assert answer.num_matvecs.item() > answer.num_samples.item() == 20  # the eigenpairs are counted too
+    assert abs(answer.trace.item() - values.sum().item()) < 3 * answer.trace_standard_error.item() < 30
