@@ -6,8 +6,8 @@
 environment of its own with
 
     pip install torch==2.13.0 pyhessian hessian-eigenthings==1.0.0a5 tqdm
-    pip install --no-deps curvlinops-for-pytorch==3.0.1 einops einconv opt-einsum linear_operator jaxtyping \\
-        backpack-for-pytorch
+    pip install --no-deps curvlinops-for-pytorch==3.0.1 einops einconv opt-einsum linear_operator
+    pip install --no-deps jaxtyping backpack-for-pytorch
 
 Each piece runs in a fresh process, which times a gradient pass over the same data before and after: the unit. Peak
 memory is that of the process. Residuals are recomputed here, in float64, from the vectors that a piece returns.

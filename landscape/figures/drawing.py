@@ -47,9 +47,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     for kind, variables in _NEEDED_BY_STEP.items():
         if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
             return kind
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "critical-point"}):
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum", "sharpness"}):
+    if "step" in answer.dims and ("by-step" in name or words & _ALSO_BY_STEP):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
@@ -58,6 +56,8 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
             return kind
     return "other"
 
+
+_ALSO_BY_STEP = {"slice", "surface", "spectrum", "critical-point", "sharpness"}
 
 _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],

@@ -25,8 +25,16 @@ from landscape.summary import Measure, summarize
 from landscape.text import clean
 from landscape.width import RISE, Width
 
-SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Critical points", "Dynamics", "Other answers")
-SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Sharpness", "Dynamics", "Other answers")
+SECTIONS = (
+    "Learning curves",
+    "Slices",
+    "Surfaces",
+    "Spectra",
+    "Critical points",
+    "Sharpness",
+    "Dynamics",
+    "Other answers",
+)
 _SECTION_OF = {
     "slice": "Slices",
     "surface": "Surfaces",
