@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import xarray as xr
 from landscape.density import DECADES, Density, spectral_density
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
-from landscape.operators import Hessian, LinearOperator, Resumable
+from landscape.operators import PRECONDITIONED, TITLES, LinearOperator, OperatorName, curvature, require_operator
 from landscape.verdict import product_error
 
 
@@ -27,6 +28,8 @@ class SpectralDensity:
         sigma: Width of the smoothing Gaussian; None for 0.3% of the range.
         seed: Seed of the probes.
         parameters: Pattern of a block of parameters, such as layer3.*.
+        operator: Which matrix: the Hessian, its Gauss-Newton part, the Fisher information with drawn labels or with
+            those of the data, or the Hessian in the metric of the run's adaptive optimizer.
     """
 
     steps: int = 80
@@ -36,8 +39,10 @@ class SpectralDensity:
     sigma: float | None = None
     seed: int = 0
     parameters: str = "*"
+    operator: OperatorName = "hessian"
 
     def __post_init__(self) -> None:
+        require_operator(self.operator)
         if self.steps < 1 or self.num_probes < 1:
             raise ValueError(f"steps and num_probes must be at least 1, got {self.steps} and {self.num_probes}.")
         if self.k < 0 or self.seed < 0:
@@ -46,6 +51,11 @@ class SpectralDensity:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
         if self.sigma is not None and not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
+
+    @property
+    def uses_optimizer(self) -> bool:
+        """Whether the answer depends on the optimizer's state."""
+        return self.operator == PRECONDITIONED
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Compute the density and the outliers.
@@ -62,14 +72,14 @@ class SpectralDensity:
             ValueError: If 2 k exceeds the number of parameters.
             RuntimeError: If a Hessian product is not finite.
         """
-        hessian = Resumable(Hessian(objective, parameters=self.parameters))
+        hessian = curvature(objective, self.operator, self.parameters)
         if 2 * self.k > hessian.size:
             raise ValueError(f"k must be at most half the number of parameters {hessian.size}, got {self.k}.")
         found = spectral_density(hessian, self.steps, self.num_probes, self.seed, self.sigma)
         outliers, spent = self._outliers(hessian)
         tolerance = product_error(objective) * found.nodes.abs().max().item()
         negative = found.count(high=-tolerance)
-        answer = _dataset(found).assign(
+        answer = _dataset(found, f"eigenvalue of the {TITLES[self.operator]}").assign(
             outliers
             | {
                 "num_negative": ((), negative.estimate, {"long_name": "eigenvalues below -tolerance"}),
@@ -81,6 +91,7 @@ class SpectralDensity:
                 "loss": objective.loss().item(),
             }
         )
+        answer.attrs["products"] = json.dumps(hessian.strategy)
         answer.attrs["num_eigenvalues"] = hessian.size
         return answer
 
@@ -89,7 +100,7 @@ class SpectralDensity:
             return {}, 0
         pairs = eigenpairs(hessian, 2 * self.k, "both", self.tol, self.seed)
         rows = {
-            "eigenvalue": (pairs.values, {"long_name": "Hessian eigenvalue", "units": "nats"}),
+            "eigenvalue": (pairs.values, {"long_name": f"eigenvalue of the {TITLES[self.operator]}", "units": "nats"}),
             "residual": (pairs.residuals, {"long_name": "||H v - lambda v||", "units": "nats"}),
             "converged": (pairs.converged, {}),
         }
@@ -100,7 +111,7 @@ class SpectralDensity:
         return {**ends, "end": ["largest", "smallest"], "rank": np.arange(self.k)}, pairs.num_matvecs
 
 
-def _dataset(found: Density) -> xr.Dataset:
+def _dataset(found: Density, title: str) -> xr.Dataset:
     logs = found.logarithmic()
     by_probe, per_decade = ("probe", "node"), {"units": "1 / decade"}
     return xr.Dataset(
@@ -120,7 +131,11 @@ def _dataset(found: Density) -> xr.Dataset:
             "off_diagonal": (by_probe, found.off_diagonal.numpy()),
         },
         coords={
-            "curvature": ("curvature", found.grid.numpy(), {"long_name": "Hessian eigenvalue", "units": "nats"}),
+            "curvature": (
+                "curvature",
+                found.grid.numpy(),
+                {"long_name": title, "units": "nats"},
+            ),
             "magnitude": ("magnitude", logs.magnitude.numpy(), {"units": "nats", "decades": DECADES}),
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import xarray as xr
 
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
-from landscape.operators import Hessian, Resumable
+from landscape.operators import PRECONDITIONED, TITLES, OperatorName, curvature, require_operator
 from landscape.traces import check_settings, trace
 
 
@@ -25,6 +26,8 @@ class Trace:
         confidence: Of the intervals.
         seed: Seed of the random vectors.
         parameters: Pattern of a block of parameters, such as layer3.*.
+        operator: Which matrix: the Hessian, its Gauss-Newton part, the Fisher information with drawn labels or with
+            those of the data, or the Hessian in the metric of the run's adaptive optimizer.
     """
 
     num_matvecs: int | None = None
@@ -34,11 +37,18 @@ class Trace:
     confidence: float = 0.95
     seed: int = 0
     parameters: str = "*"
+    operator: OperatorName = "hessian"
 
     def __post_init__(self) -> None:
+        require_operator(self.operator)
         check_settings(self.num_matvecs, self.method, self.seed, self.confidence, self.rtol)
         if self.k < 0:
             raise ValueError(f"k must be at least 0, got {self.k}.")
+
+    @property
+    def uses_optimizer(self) -> bool:
+        """Whether the answer depends on the optimizer's state."""
+        return self.operator == PRECONDITIONED
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Estimate both.
@@ -52,7 +62,7 @@ class Trace:
             ValueError: If k exceeds the number of parameters, or the products do not suffice.
             RuntimeError: If a Hessian product is not finite.
         """
-        hessian = Resumable(Hessian(objective, parameters=self.parameters))
+        hessian = curvature(objective, self.operator, self.parameters)
         if self.k > hessian.size:
             raise ValueError(f"k must lie between 0 and the number of parameters {hessian.size}, got {self.k}.")
         pairs = eigenpairs(hessian, self.k, "both" if self.k > 1 else "largest", seed=self.seed) if self.k else None
@@ -68,7 +78,7 @@ class Trace:
         error = {"long_name": "standard error of the trace", "units": "nats"}
         answer = xr.Dataset(
             {
-                "trace": ((), found.value, {"long_name": "trace of the Hessian", "units": "nats"}),
+                "trace": ((), found.value, {"long_name": f"trace of the {TITLES[self.operator]}", "units": "nats"}),
                 "trace_standard_error": ((), found.standard_error, error),
                 "trace_low": found.interval[0],
                 "trace_high": found.interval[1],
@@ -83,6 +93,7 @@ class Trace:
                 "loss": objective.loss().item(),
             }
         )
+        answer.attrs["products"] = json.dumps(hessian.strategy)
         if found.reached is not None:
             answer["reached"] = found.reached
         return answer
