@@ -367,6 +367,16 @@ def test_block_traces_are_unbiased_with_a_basis_that_is_not_invariant():
     assert (off < 3.5 * values.std(dim=0) / sqrt(300)).all()
 
 
+def test_what_couples_the_basis_with_its_complement_is_known_exactly():
+    """H = q r^T + r q^T with q in the basis: nothing is left to sample, and each block has its 2 q_b . r_b."""
+    drawn = torch.randn(SIZE, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q, r = torch.linalg.qr(drawn).Q.unbind(dim=1)
+    matrix = torch.outer(q, r) + torch.outer(r, q)
+    found = block_traces(Matrix(matrix), BLOCKS, 12, "hutchinson", deflate=q[:, None])
+    assert torch.allclose(found.values, block_truth(matrix), atol=1e-12)
+    assert found.standard_errors.max() < 1e-12 < block_truth(matrix).abs().min()
+
+
 def test_block_traces_sum_to_the_trace_of_the_same_products():
     matrix = rotated(SPECTRA["ten outliers"])
     blocks = block_traces(Matrix(matrix), BLOCKS, 40, seed=3)
