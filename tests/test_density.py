@@ -15,8 +15,7 @@ from landscape.objective import Objective
 from landscape.probes import SpectralDensity
 from landscape.randomness import gaussian_columns
 from tests import oracles
-from tests.problems import Matrix, network, quadratic, rotated
-from tests.test_traces import Journal
+from tests.problems import InterruptedJournal, Matrix, network, quadratic, rotated
 
 SIZE = 200
 BULK = torch.linspace(-0.5, 1, SIZE, dtype=torch.float64)
@@ -384,7 +383,7 @@ def test_a_block_of_parameters():
 
 def test_resumed_is_uninterrupted():
     objective, probe = quadratic(rotated(OUTLIERS)), SpectralDensity(steps=8, num_probes=3, k=2)
-    whole, journal = probe(objective), Journal(most=11)
+    whole, journal = probe(objective), InterruptedJournal(most=11)
     with pytest.raises(KeyboardInterrupt), execution.working(Work(SerialExecutor(), journal)):
         probe(objective)
     journal.most = None

@@ -13,8 +13,7 @@ from landscape.parameters import ParameterLayout
 from landscape.probes import Layers, layers
 from landscape.probes.layers import rows_of
 from tests import oracles
-from tests.problems import built, network, quadratic, rotated, vectors
-from tests.test_traces import Journal
+from tests.problems import InterruptedJournal, built, network, quadratic, rotated, vectors
 
 COLUMNS = ("trace", "frobenius_norm", "largest_eigenvalue", "smallest_eigenvalue", "gradient_norm")
 
@@ -168,7 +167,7 @@ def test_a_layer_without_curvature_has_zeros():
 @pytest.mark.parametrize("eigenvalues", [True, False])
 def test_resumed_is_uninterrupted(eigenvalues):
     objective = quadratic(rotated(torch.linspace(-1, 3, 150, dtype=torch.float64)))
-    probe, journal = Layers(eigenvalues=eigenvalues), Journal(most=4)
+    probe, journal = Layers(eigenvalues=eigenvalues), InterruptedJournal(most=4)
     whole = probe(objective)
     with pytest.raises(KeyboardInterrupt), execution.working(Work(SerialExecutor(), journal)):
         probe(objective)

@@ -16,7 +16,7 @@ from landscape.operators import Hessian, Resumable
 from landscape.probes import Trace
 from landscape.traces import METHODS, block_traces, trace
 from tests import oracles
-from tests.problems import Matrix, network, quadratic, rotated
+from tests.problems import InterruptedJournal, Matrix, network, quadratic, rotated
 
 SIZE = 200
 BULK = torch.linspace(-0.5, 1, SIZE, dtype=torch.float64)
@@ -495,26 +495,11 @@ def test_a_block_of_parameters():
     assert answer.num_matvecs.item() == int(kept.sum())
 
 
-class Journal:
-    """Keeps pieces in memory; dies after so many."""
-
-    def __init__(self, pieces=(), most: int | None = None):
-        self.pieces, self.most = dict(pieces), most
-
-    def records(self):
-        return self.pieces
-
-    def append(self, key, arrays, sync=True):
-        if self.most is not None and len(self.pieces) >= self.most:
-            raise KeyboardInterrupt
-        self.pieces[key] = arrays
-
-
 @pytest.mark.parametrize("settings", [{"num_matvecs": 30}, {"rtol": 0.05}, {"num_matvecs": 20, "k": 2}])
 def test_resumed_is_uninterrupted(settings):
     objective = quadratic(rotated(SPECTRA["ten outliers"]))
     whole = Trace(**settings)(objective)
-    journal = Journal(most=5)
+    journal = InterruptedJournal(most=5)
     with pytest.raises(KeyboardInterrupt), execution.working(Work(SerialExecutor(), journal)):
         Trace(**settings)(objective)
     journal.most = None
