@@ -237,8 +237,8 @@ runs_argument = click.argument("runs", nargs=-1, required=True, type=RUN)
 def cli(debug: bool) -> None:
     """Loss landscapes, curvature and training dynamics of neural networks.
 
-    A RUN is a folder under results/. Interrupt any command at any moment and give it again: grids and training
-    go on where they stopped, a spectrum begins anew, and what is finished is never computed twice.
+    A RUN is a folder under results/. Interrupt any command at any moment and give it again: it goes on where it
+    stopped, and what is finished is never computed twice.
     """
 
 
