@@ -24,10 +24,13 @@ from landscape.naming import named_object
 from landscape.tables import (
     comparison_table,
     contents,
+    correlation_table,
     describe,
     jsonable,
     nonfinite,
     number,
+    report_table,
+    scalars,
     summary,
     table,
     unfinished,
@@ -390,6 +393,73 @@ def objective_of(run: Run, **options: Any) -> Objective:
     return run.objective(**{name: value for name, value in options.items() if value is not None})
 
 
+class SharpnessCommand(GroupedCommand):
+    """`sharpness-report`: its options are the fields of the probe Sharpness, then how the objective is evaluated."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Options declared here, those of the probe, and those of every probe."""
+        from landscape.probes.sharpness import Sharpness
+
+        return [*super().get_params(ctx), *options_of(Sharpness, "The measures"), *objective_options()]
+
+
+@cli.command("sharpness-report", cls=SharpnessCommand)
+@runs_argument
+@click.option(
+    "--strata",
+    default="",
+    metavar="FIELD,...",
+    help="Fields of the runs, such as lr or batch_size+optimizer, within whose values correlations are also taken.",
+)
+@click.option(
+    "--out", type=RUN, help="Folder for the answer and its figures; sharpness-report beside the runs if left out."
+)
+def sharpness_report(
+    runs: tuple[Path, ...], strata: str, out: Path | None, executor: str, threads: int, as_json: bool, **values: Any
+) -> None:
+    """Put every measure of sharpness of several runs beside their test error, with rank correlations.
+
+    Runs that have been measured with the same options are not measured again.
+    """
+    import torch
+
+    from landscape import figures
+    from landscape.measure import ask
+    from landscape.probes.sharpness import Sharpness
+    from landscape.provenance import provenance
+    from landscape.sharpness import SharpnessReport, generalization
+    from models.opened import open_run
+
+    torch.set_num_threads(threads)
+    wanted = SharpnessReport(strata=tuple(part.strip() for part in strata.split(",") if part.strip()))
+    probe = Sharpness(**{name: values.pop(name) for name in [field.name for field in fields_of(Sharpness)]})
+    opened, rows, answers = [open_run(run) for run in runs], [], []
+    wanted.require_runs([{"run": name, **run_fields(run)} for name, run in zip(told_apart(runs), opened, strict=True)])
+    for name, run in zip(told_apart(runs), opened, strict=True):
+        with progress_bar(run.folder.name) as progress:
+            answer = ask(probe, objective_of(run, **values), run.store, executor=executor, progress=progress)
+        rows.append({"run": name, **run_fields(run), **generalization(run.metrics, scalars(answer))})
+        answers.append(answer)
+    report = wanted(rows, answers).assign_attrs(provenance())
+    store = new_store(out or Path(os.path.commonpath([run.absolute().parent for run in runs])) / "sharpness-report")
+    path = store.write("sharpness-report", report)
+    drawn = figures.draw(report, "sharpness-report").items()
+    files = [figures.save(drawing, store.path / "figures" / title) for title, drawing in drawn]
+    text = [clean(path), report_table(report), correlation_table(report), clean(report.attrs["remark"], limit=1000)]
+    say({**contents(report, path), "figures": [str(f) for made in files for f in made]}, "\n\n".join(text), as_json)
+
+
+def run_fields(run: Run) -> dict[str, Any]:
+    """What a run was trained with, by field; nothing for imported weights."""
+    return run.config.to_dict() if run.config else {}
+
+
+def told_apart(runs: tuple[Path, ...]) -> list[str]:
+    """Name runs by their folders below the one that holds them all."""
+    home = os.path.commonpath([run.absolute().parent for run in runs])
+    return [run.absolute().relative_to(home).as_posix() for run in runs]
+
+
 @cli.command("import")
 @click.argument("file", type=RUN)
 @click.option("--model", required=True, metavar="PACKAGE.MODULE:FACTORY", help="A function that builds the network.")
@@ -426,11 +496,17 @@ def import_(file: Path, model: str, data: str, out: Path, standardize: str, pref
 @click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
 @json_option
 def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> None:
-    """Draw every answer of a run, from its stored file alone, into RUN/figures/."""
+    """Draw every answer of a run, from its stored file alone, into RUN/figures/.
+
+    Several critical points are also drawn together, index against loss; those of several runs into figures/ of the
+    folder that holds these runs.
+    """
     from landscape import figures
     from landscape.store import StoreError
 
-    damaged = []
+    damaged: list[StoreError] = []
+    critical: dict[Path, list[Any]] = {}
+    drawn = {"formats": formats.split(","), "width": width}
     with saying(as_json, several=len(runs) > 1) as say:
         for folder in runs:
             store, written = open_store(folder), []
@@ -440,10 +516,19 @@ def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> N
                 except StoreError as error:
                     damaged.append(error)
                     continue
+                if figures.kind_of(answer, name) == "critical-point":
+                    critical.setdefault(folder, []).append(answer)
                 for title, drawing in figures.draw(answer, name).items():
-                    path = folder / "figures" / f"{name}-{title}"
-                    written += figures.save(drawing, path, formats=formats.split(","), width=width)
+                    written += figures.save(drawing, folder / "figures" / f"{name}-{title}", **drawn)
+            if len(points := critical.get(folder, [])) > 1:
+                path = folder / "figures" / "index-against-loss"
+                written += figures.save(figures.index_against_loss(points), path, **drawn)
             say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
+        if len(critical) > 1:
+            path = Path(os.path.commonpath(list(critical))) / "figures" / "index-against-loss"
+            points = [answer for answers in critical.values() for answer in answers]
+            written = figures.save(figures.index_against_loss(points), path, **drawn)
+            say({"runs": list(map(str, critical)), "files": written}, f"{clean(path.parent)}: {len(written)} files")
     if damaged:
         raise Failure(f"not drawn: {damaged[0]}", damaged[0].exit_code)
 
@@ -532,6 +617,13 @@ def open_store(folder: Path) -> Store:
     from landscape import Store
 
     return Store(folder, create=False)
+
+
+def new_store(folder: Path) -> Store:
+    """Make a folder to write an answer into."""
+    from landscape import Store
+
+    return Store(folder)
 
 
 def run_folders(folder: Path) -> list[Path]:

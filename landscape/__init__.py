@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.density import Density, spectral_density
     from landscape.eigen import Eigenpairs, eigenpairs
     from landscape.measure import ask
     from landscape.objective import Objective
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from landscape.optimizer_state import OptimizerState
     from landscape.parameters import ParameterLayout
     from landscape.store import Store
+    from landscape.traces import BlockTraces, TraceEstimate, block_traces, trace
 
 _HOMES = {
+    "BlockTraces": "landscape.traces",
+    "Density": "landscape.density",
     "Distributed": "landscape.operators",
     "Eigenpairs": "landscape.eigen",
     "EmpiricalFisher": "landscape.operators",
@@ -31,11 +35,17 @@ _HOMES = {
     "Preconditioned": "landscape.operators",
     "Sharded": "landscape.operators",
     "Store": "landscape.store",
+    "TraceEstimate": "landscape.traces",
     "ask": "landscape.measure",
+    "block_traces": "landscape.traces",
     "eigenpairs": "landscape.eigen",
+    "spectral_density": "landscape.density",
+    "trace": "landscape.traces",
 }
 
 __all__ = [
+    "BlockTraces",
+    "Density",
     "Distributed",
     "Eigenpairs",
     "EmpiricalFisher",
@@ -48,8 +58,12 @@ __all__ = [
     "Preconditioned",
     "Sharded",
     "Store",
+    "TraceEstimate",
     "ask",
+    "block_traces",
     "eigenpairs",
+    "spectral_density",
+    "trace",
 ]
 
 

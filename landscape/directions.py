@@ -126,7 +126,7 @@ def random_directions(
     """
     # Sums by group are not deterministic on a GPU, and a resumed surface needs the same directions: draw on the CPU.
     point, groups = theta.detach().cpu().double(), _groups(layout, kind)
-    drawn = [_gaussian(layout.size, seed, axis) for axis in range(count)]
+    drawn = [gaussian(layout.size, seed, axis) for axis in range(count)]
     if kind == "weight":
         drawn = [normalize(d, point, layout, kind, one_dimensional) for d in drawn]
     for axis in range(1, count):
@@ -298,7 +298,8 @@ def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) 
     return Directions(kind, pairs.vectors.T.to(objective.theta).contiguous(), labels)
 
 
-def _gaussian(size: int, seed: int, axis: int) -> Tensor:
+def gaussian(size: int, seed: int, axis: int) -> Tensor:
+    """Draw a standard normal vector (size,) in float64 on the CPU; a pure function of seed and axis."""
     state = int(np.random.SeedSequence([seed, axis]).generate_state(1, np.uint64)[0])
     generator = torch.Generator().manual_seed(state >> 1)
     return torch.randn(size, generator=generator, dtype=torch.float64)

@@ -15,7 +15,7 @@ from landscape.operators import LinearOperator
 ENDS = ("largest", "smallest", "both")
 _DENSE_BELOW = 100  # at most this many parameters: write the matrix out, which is cheaper and complete
 _FEWEST_STEPS, _MOST_STEPS = 8, 40  # steps from a fresh random vector before converged values are believed
-_OVERLOOKED = 0.05  # a look ends when no value that much of the scale beyond the k-th can have been missed
+_OVERLOOKED = 0.1  # a look ends when no value that much of the scale beyond the k-th can have been missed
 _CONFIDENCE = 0.99
 
 
@@ -65,7 +65,7 @@ def eigenpairs(
 
     A start vector that is poor in an eigenvector finds it late, and one vector meets one direction of each eigenspace.
     So when the values have converged, a new random vector goes on for some steps in what is left, until a value that
-    exceeds the k-th by 5% of the scale would have been seen with probability 99% (and for at most 40 steps).
+    exceeds the k-th by a tenth of the scale would have been seen with probability 99% (and for at most 40 steps).
 
     The residuals follow from the products that were made; one fresh product, of a random combination of the vectors,
     checks all of them at once (Freivalds' test), and what it finds is added to them. Where it finds more than a tenth

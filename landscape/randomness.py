@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,3 +85,18 @@ def _record(model: nn.Module, evaluate: Callable[[], Any]) -> list[tuple[str, nn
 
 def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def gaussian_columns(size: int, numbers: Iterable[int], seed: int, stream: str) -> Tensor:
+    """Draw (size, K) standard normal columns in float64, column i from (seed, stream, i) alone.
+
+    So a column is the same whatever is drawn beside it, in one block or in several.
+
+    Args:
+        size: Entries of a column.
+        numbers: Which columns.
+        seed: At least 0.
+        stream: Columns of different streams are independent.
+    """
+    drawn = [np.random.default_rng([seed, number, *stream.encode()]).standard_normal(size) for number in numbers]
+    return torch.from_numpy(np.stack(drawn, axis=1))

@@ -41,7 +41,7 @@ def summarize(answers: Mapping[str, xr.Dataset], own_data: str | None = None) ->
         training data, "most negative eigenvalue" (± residual; the smallest one found, whatever its sign), and
         "width" (along filter-normalized directions, ± standard error over directions).
     """
-    known = [_Known(answer, own_data) for name, answer in sorted(answers.items()) if "step" not in answer.dims]
+    known = [_Known(answer, own_data) for name, answer in sorted(answers.items()) if _is_of_the_run(answer)]
     training = answers.get("training", xr.Dataset())
     found = {
         "test error": _error(_of_training(training, "test_accuracy") or _scalar(known, "center_test_accuracy")),
@@ -51,6 +51,11 @@ def summarize(answers: Mapping[str, xr.Dataset], own_data: str | None = None) ->
         "width": _width(known),
     }
     return {name: measure for name, measure in found.items() if measure is not None}
+
+
+def _is_of_the_run(answer: xr.Dataset) -> bool:
+    """Whether an answer is about the checkpoint, not about points of its training or one that was searched for."""
+    return "step" not in answer.dims and answer.attrs.get("point", "checkpoint") == "checkpoint"
 
 
 @dataclass(frozen=True)

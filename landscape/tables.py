@@ -61,6 +61,10 @@ def summary(answer: xr.Dataset) -> str:
     lines = [f"{name}: {number(value)}" for name, value in scalars(answer).items()]
     if "eigenvalue" in answer and "residual" in answer:
         lines.insert(0, eigenvalue_table(answer))
+    elif _is_sharpness(answer):
+        lines.insert(0, sharpness_table(answer))
+    elif "num_parameters" in answer and answer["num_parameters"].dims == ("layer",):
+        lines.insert(0, layer_table(answer))
     else:
         lines += [_range(name, v) for name, v in answer.data_vars.items() if _is_curve(str(name), v)]
     if verdict := answer.attrs.get("verdict"):
@@ -84,6 +88,90 @@ def eigenvalue_table(answer: xr.Dataset) -> str:
             for row in pairs.to_dict("records")
         ]
     )
+
+
+def sharpness_table(answer: xr.Dataset) -> str:
+    """One line a measure: value, interval, how much of it is slope, and what a reader must know."""
+    rows = []
+    for name in answer["measure"].values:
+        one = answer.sel(measure=name)
+        low, high = float(one["low"]), float(one["high"])
+        rows.append(
+            {
+                "measure": clean(name),
+                "value": float(one["value"]),
+                "interval": f"{number(low)} to {number(high)}" if math.isfinite(low + high) else "",
+                "slope": "" if math.isnan(share := float(one["first_order_share"])) else f"{share:.0%}",
+                "": _remark_on(one),
+            }
+        )
+    return table(rows)
+
+
+def report_table(report: xr.Dataset) -> str:
+    """One line a run of a sharpness report, best first: outcomes, then every measure; * where most of it is slope."""
+    rows = []
+    for run in report["run"].values:
+        one = report.sel(run=run)
+        row: dict[str, Any] = {"run": clean(run)}
+        row |= {clean(name): float(one["outcome_value"].sel(outcome=name)) for name in one["outcome"].values}
+        row |= {"loss": float(one["loss"]), "gradient norm": float(one["gradient_norm"])}
+        for name in one["measure"].values:
+            measured = one.sel(measure=name)
+            mark = "*" if float(measured["first_order_share"]) > 0.5 else ""
+            row[clean(name)] = f"{number(float(measured['value']))}{mark}"
+        rows.append(row)
+    starred = any(str(value).endswith("*") for row in rows for value in row.values())
+    return table(rows) + (
+        "\n* more than half of this rise is the slope of the loss, not its curvature" if starred else ""
+    )
+
+
+def correlation_table(report: xr.Dataset) -> str:
+    """For the first two outcomes of a sharpness report and each scope one line a measure, with rank correlations."""
+    blocks = []
+    for outcome in report["outcome"].values[:2]:
+        for scope in report["scope"].values:
+            part = report.sel(outcome=outcome, scope=scope)
+            strata = int(part["num_strata"].max())
+            kept = f", {strata} strata, {int(part['num_runs'].max())} runs in them" if scope != "overall" else ""
+            rows = [
+                {"measure": clean(name), **_correlations(part.sel(measure=name))} for name in report["measure"].values
+            ]
+            blocks.append(f"{clean(outcome)}, {clean(scope)}{kept}\n{table(rows)}")
+    return "\n\n".join(blocks)
+
+
+def _correlations(one: xr.Dataset) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for coefficient in map(str, one["coefficient"].values):
+        found = one.sel(coefficient=coefficient)
+        low, high = float(found["correlation_low"]), float(found["correlation_high"])
+        row |= {
+            coefficient: number(round(float(found["correlation"]), 3)),
+            f"95% of {coefficient}": f"{low:+.2f} to {high:+.2f}" if math.isfinite(low + high) else "",
+            f"p of {coefficient}": float(found["p_value"]),
+        }
+    return row
+
+
+def layer_table(answer: xr.Dataset) -> str:
+    """One line a layer: every number with its error, and `no` where an eigenvalue did not converge."""
+    return table([_layer_row(answer.sel(layer=layer), clean(layer, 40)) for layer in answer["layer"].values])
+
+
+def _layer_row(layer: xr.Dataset, name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": name, "parameters": layer["num_parameters"].item()}
+    for end in ("largest", "smallest"):
+        if f"{end}_eigenvalue" in layer:
+            row |= {end: layer[f"{end}_eigenvalue"].item(), f"± {end}": layer[f"{end}_residual"].item()}
+    if "largest_converged" in layer:
+        row["converged"] = "yes" if layer["largest_converged"] and layer["smallest_converged"] else "no"
+    row |= {"trace": layer["trace"].item(), "± std. error": layer["trace_standard_error"].item()}
+    for column, variable in {"Frobenius": "frobenius_norm", "gradient": "gradient_norm"}.items():
+        if variable in layer:
+            row[column] = layer[variable].item()
+    return row
 
 
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
@@ -120,7 +208,7 @@ def describe(answer: xr.Dataset) -> str:
     ]
     attributes = [f"  {clean(key)}: {clean(value)}" for key, value in answer.attrs.items()]
     parts = [f"dimensions: {sizes or 'none'}", table(variables)]
-    if "eigenvalue" in answer and "residual" in answer:
+    if ("eigenvalue" in answer and "residual" in answer) or _is_sharpness(answer):
         parts.append(summary(answer))
     return "\n\n".join([*parts, "\n".join(["how it was made:", *attributes])])
 
@@ -148,6 +236,21 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     is_plain = value is None or isinstance(value, str | int | float)
     return value if is_plain and not (isinstance(value, float) and not math.isfinite(value)) else str(value)
+
+
+def _is_sharpness(answer: xr.Dataset) -> bool:
+    return "first_order_share" in answer and answer["value"].dims == ("measure",)
+
+
+def _remark_on(measured: xr.Dataset) -> str:
+    """What makes a measure of sharpness doubtful: slope, rounding, losses that were not finite."""
+    bad, is_searched = int(measured["nonfinite"]), not math.isnan(float(measured["rise"]))
+    remarks = [
+        "mostly slope, not curvature" if float(measured["first_order_share"]) > 0.5 else "",
+        "" if bool(measured["resolved"]) or bad else ("within rounding" if is_searched else "not converged"),
+        f"{bad} losses not finite" if bad else "",
+    ]
+    return ", ".join(filter(None, remarks))
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], is_text: Sequence[bool]) -> str:

@@ -109,6 +109,23 @@ def spectrum_answer(k=5, negative=True):
     return answer
 
 
+def critical_answer(index=40.0, spread=15.0, loss=0.3, verdict="saddle", reason="curvature of both signs"):
+    """A point of 12,810 parameters from which the loss falls both ways."""
+    alpha = np.linspace(-1, 1, 21)
+    answer = spectrum_answer(3).drop_vars("loss")
+    answer["loss"] = ("alpha", loss * (1 - alpha**2 + 0.4 * alpha**4), {"units": "nats"})
+    answer["quadratic_loss"] = ("alpha", loss * (1 - alpha**2), {"units": "nats"})
+    answer = answer.assign_coords(alpha=("alpha", alpha))
+    answer["center_loss"] = ((), loss, {"units": "nats"})
+    answer["negative_count"], answer["negative_count_certified"] = index, min(10, int(index))
+    for end, value in (("lower", max(index - spread, 0)), ("upper", index + spread)):
+        answer[f"negative_count_{end}"] = value
+        answer[f"index_fraction_{end}"] = value / 12_810
+    answer["index_fraction"] = index / 12_810
+    answer.attrs |= COMMON | {"probe": "critical-point", "verdict": verdict, "verdict_reason": reason}
+    return answer
+
+
 def spectrum_by_step(steps=8, k=2):
     answers = [spectrum_answer(k) for _ in range(steps)]
     growing = [a.assign(eigenvalue=a["eigenvalue"] * (1 + 0.4 * i)) for i, a in enumerate(answers)]
@@ -195,4 +212,65 @@ def training_answer(epochs=6, steps_per_epoch=20, layers=5, name="features.#.con
         coords={"step": step, "epoch": epoch, "layer": [name.replace("#", str(i)) for i in depth]},
     )
     answer.attrs |= COMMON | {"probe": "TrainingDynamics"}
+    return answer
+
+
+def density_answer(negative=True, k=3, probes=4):
+    """Three bumps over a linear axis and one a decade; the outliers stand apart."""
+    rng = np.random.default_rng(0)
+    curvature = np.linspace(-3.0, 20.0, 200)
+    density = np.exp(-0.5 * (curvature / 0.2) ** 2) + 1e-4 * np.exp(-0.5 * ((curvature - 15.0) / 0.2) ** 2)
+    magnitude = np.logspace(-4, 1.5, 150)
+    bump = 0.3 * np.exp(-0.5 * (np.log10(magnitude) + 1) ** 2)
+    answer = xr.Dataset(
+        {
+            "density": ("curvature", density),
+            "density_standard_error": ("curvature", 0.1 * density),
+            "log_density_positive": ("magnitude", bump),
+            "log_density_positive_standard_error": ("magnitude", 0.1 * bump),
+            "log_density_negative": ("magnitude", bump / 4 if negative else 0 * bump),
+            "log_density_negative_standard_error": ("magnitude", bump / 40 if negative else 0 * bump),
+            "near_zero": 0.4,
+            "near_zero_low": -1e-4,
+            "near_zero_high": 2e-4,
+            "ritz_value": (("probe", "node"), rng.standard_normal((probes, 30))),
+            "sigma": 0.07,
+        },
+        coords={"curvature": curvature, "magnitude": ("magnitude", magnitude, {"decades": 0.1})},
+    )
+    if k:
+        values = np.stack([18.0 * 0.8 ** np.arange(k), (-2.0 if negative else 0.1) * 0.7 ** np.arange(k)])
+        answer["eigenvalue"] = (("end", "rank"), values)
+        answer["residual"] = (("end", "rank"), 1e-3 * np.abs(values))
+        answer["converged"] = (("end", "rank"), np.arange(2 * k).reshape(2, k) != 2 * k - 1)
+        answer = answer.assign_coords(end=["largest", "smallest"], rank=np.arange(k))
+    answer.attrs |= COMMON | {"probe": "spectral-density", "num_eigenvalues": COMMON["num_parameters"]}
+    return answer
+
+
+def layers_answer(layers=6, eigenvalues=True, negative=True, name="features.#.conv"):
+    depth = np.arange(layers)
+    trace = 100.0 * 0.8**depth
+    if negative and layers > 2:
+        trace[2] = -5.0
+    answer = xr.Dataset(
+        {
+            "num_parameters": ("layer", 100 * (depth + 1)),
+            "trace": ("layer", trace),
+            "trace_standard_error": ("layer", 0.05 * np.abs(trace)),
+            "trace_low": ("layer", trace - 0.1 * np.abs(trace)),
+            "trace_high": ("layer", trace + 0.1 * np.abs(trace)),
+            "gradient_norm": ("layer", 0.1 + 0 * trace),
+            "loss": bowl(0.0),
+        },
+        coords={"layer": [name.replace("#", str(i)) for i in depth]},
+    )
+    if eigenvalues:
+        ends = {"largest": 10.0 * 0.9**depth, "smallest": (-0.5 if negative else 0.01) * 0.9**depth}
+        for end, values in ends.items():
+            answer[f"{end}_eigenvalue"] = ("layer", values)
+            answer[f"{end}_residual"] = ("layer", 0.01 * np.abs(values))
+            answer[f"{end}_converged"] = ("layer", depth != 1)
+        answer["frobenius_norm"] = ("layer", 20.0 * 0.9**depth)
+    answer.attrs |= COMMON | {"probe": "layers"}
     return answer

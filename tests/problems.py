@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape.objective import Objective
+from landscape.operators import LinearOperator
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -24,6 +25,19 @@ def rotated(eigenvalues: Tensor | list[float], seed: int = 0) -> Tensor:
     Q = rotation(len(values), seed)
     matrix = (Q * values) @ Q.T
     return (matrix + matrix.T) / 2
+
+
+class Matrix(LinearOperator):
+    """A dense matrix that counts its products."""
+
+    def __init__(self, matrix: Tensor):
+        self.matrix = matrix
+        self.size, self.device, self.dtype = len(matrix), matrix.device, matrix.dtype
+        self.num_matvecs = 0
+
+    def matmat(self, V: Tensor) -> Tensor:
+        self.num_matvecs += V.shape[1]
+        return self.matrix @ V
 
 
 class Quadratic(nn.Module):
@@ -52,6 +66,21 @@ def quadratic(matrix: Tensor, **options) -> Objective:
     model = Quadratic(matrix, options.pop("slope", None), options.pop("constant", 0.0), options.pop("start", None))
     data = (torch.zeros(3, 1, dtype=matrix.dtype), torch.zeros(3, dtype=matrix.dtype))
     return Objective(model, data, loss=only_output, **options)
+
+
+class InterruptedJournal:
+    """Keeps pieces in memory; dies after so many."""
+
+    def __init__(self, pieces=(), most: int | None = None):
+        self.pieces, self.most = dict(pieces), most
+
+    def records(self):
+        return self.pieces
+
+    def append(self, key, arrays, sync=True):
+        if self.most is not None and len(self.pieces) >= self.most:
+            raise KeyboardInterrupt
+        self.pieces[key] = arrays
 
 
 def images(number: int = 23, size: int = 6, classes: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -177,3 +206,71 @@ def network(name: str, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, t
     factory, data = NETWORKS[name]
     inputs, targets = data()
     return built(factory, dtype=dtype), (inputs.to(dtype), targets)
+
+
+class TanhToy(nn.Module):
+    """loss = (0.5 - tanh(w1 tanh(0.5 w2)))^2: a saddle at zero with loss 0.25, two valleys of loss zero.
+
+    At zero the Hessian is [[0, -c], [-c, 0]] with c = 0.5, as d/dw1 d/dw2 of -2 * 0.5 * (w1 * 0.5 w2).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.3, -0.2], dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.tanh(self.w[0] * torch.tanh(self.w[1] * inputs))
+
+
+def tanh_toy() -> Objective:
+    data = (torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([[0.5]], dtype=torch.float64))
+    return Objective(TanhToy(), data, loss=F.mse_loss)
+
+
+class Autoencoder(nn.Module):
+    """x -> W2 W1 x; with whitened inputs of covariance diag(s) every critical point is known in closed form."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(hidden, width, dtype=torch.float64))
+        self.second = nn.Parameter(torch.zeros(width, hidden, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.first.T @ self.second.T
+
+
+def half_squares(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target) ** 2).sum(dim=1).mean() / 2
+
+
+def autoencoder(variances: list[float], hidden: int, chosen: tuple[int, ...]) -> Objective:
+    """A linear autoencoder at the critical point that holds the chosen principal components.
+
+    The loss there is half the sum of the variances left out (Baldi and Hornik 1989).
+    """
+    s, size = torch.tensor(variances, dtype=torch.float64), len(variances)
+    inputs = torch.diag((size * s).sqrt())  # mean of x x^T = diag(s)
+    model = Autoencoder(size, hidden)
+    with torch.no_grad():
+        for row, component in enumerate(chosen):
+            model.first[row, component] = 1.0
+            model.second[component, row] = 1.0
+    return Objective(model, (inputs, inputs), loss=half_squares)
+
+
+class Inflection(nn.Module):
+    """loss = x^3 / 3 + slope x + y^2 / 2: no critical point; the least gradient norm, at zero, is gradient-flat."""
+
+    def __init__(self, slope: float = 0.1, start: tuple[float, float] = (0.7, 0.4)):
+        super().__init__()
+        self.slope = slope
+        self.w = nn.Parameter(torch.tensor(start, dtype=torch.float64))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x, y = self.w
+        return x**3 / 3 + self.slope * x + y**2 / 2 + 0 * inputs.sum()
+
+
+def inflection(slope: float = 0.1, start: tuple[float, float] = (0.7, 0.4)) -> Objective:
+    data = (torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    return Objective(Inflection(slope, start), data, loss=only_output)

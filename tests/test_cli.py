@@ -303,6 +303,23 @@ def test_a_plane_of_the_trajectory_and_a_line_toward_another_run(own: Path, tmp_
     assert Store(own).read(name).attrs["directions"] == "between"
 
 
+def test_critical_points_are_searched_for_and_drawn_together(own: Path, tmp_path: Path):
+    search = ("--search", "levenberg", "--max-iterations", 2, "--parameters", "head.bias", "--k", 2)
+    printed = call("probe", "critical-point", *search, own).output
+    assert "negative_count_lower" in printed and "search: out of iterations" in printed
+    call("probe", "critical-point", *search, "--displacement", 0.1, own)
+    assert "figures: " in call("figure", own, "--format", "png").output
+    assert (own / "figures" / "index-against-loss.png").exists()
+    assert len(list((own / "figures").glob("critical-point-*-escape.png"))) == 2
+    other = tmp_path / "other"
+    shutil.copytree(own, other)
+    printed = json.loads(call("figure", own, other, "--format", "png", "--json").output)
+    assert [list(entry) for entry in printed] == [["run", "files"], ["run", "files"], ["runs", "files"]]
+    assert (tmp_path / "figures" / "index-against-loss.png").exists()
+    row = json.loads(call("list", own, "--json").output)[0]
+    assert "sharpness" not in row  # of the point that was found, not of the run
+
+
 def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained: Path, tmp_path: Path):
     shutil.copytree(trained, tmp_path / "second")
     options = ("--examples", "32", "--dtype", "float64", "--normalization", "recalibrated", "--parameters", "*weight")

@@ -8,24 +8,11 @@ from landscape import eigen
 from landscape.eigen import eigenpairs, fix_signs
 from landscape.lanczos import Lanczos
 from landscape.objective import Objective
-from landscape.operators import Hessian, LinearOperator
+from landscape.operators import Hessian
 from tests import oracles
-from tests.problems import built, network, quadratic, rotated, seeded
+from tests.problems import Matrix, built, network, quadratic, rotated, seeded
 
 SIZE = 150  # more than are written out, so that Lanczos runs
-
-
-class Matrix(LinearOperator):
-    """A dense matrix that counts its products."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-        self.size, self.device, self.dtype = len(matrix), matrix.device, matrix.dtype
-        self.num_matvecs = 0
-
-    def matmat(self, V):
-        self.num_matvecs += V.shape[1]
-        return self.matrix @ V
 
 
 def padded(head, bulk) -> list[float]:

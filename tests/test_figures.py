@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +22,9 @@ from landscape.store import UnwritableError
 from landscape.text import clean
 from tests.answers import (
     bowl,
+    critical_answer,
+    density_answer,
+    layers_answer,
     overlap_answer,
     overlap_by_step,
     slice_answer,
@@ -75,6 +79,23 @@ ANSWERS = {
     "spectrum-one": spectrum_answer(1, negative=False),
     "spectrum-zero": spectrum_answer() * 0,
     "spectrum-by-step-1": spectrum_by_step(),
+    "critical": critical_answer(),
+    "critical-flat": critical_answer(loss=0.0) * 0 + 0.7,
+    "critical-nan": critical_answer() * np.nan,
+    "critical-long": critical_answer(1e4, 1e4, 1e-7, "not a critical point", "gradient-flat: " + 40 * "reason "),
+    "spectral-density": density_answer(),
+    "spectral-density-positive": density_answer(negative=False),
+    "spectral-density-alone": density_answer(k=0, probes=1),
+    "spectral-density-zero": density_answer() * 0,
+    "spectral-density-nan": density_answer() * np.nan,
+    "layers": layers_answer(),
+    "layers-positive": layers_answer(negative=False),
+    "layers-traces": layers_answer(eigenvalues=False),
+    "layers-one": layers_answer(1),
+    "layers-deep": layers_answer(40, name="encoder.layers.#.attention.self.query"),
+    "layers-zero": layers_answer() * 0,
+    "layers-nan": layers_answer() * np.nan,
+    "layers-strange": layers_answer(name="$\\frac{1}{$" + 300 * "{" + "<b>#\n\x1b[31m"),
     "stability-by-step-1": stability_by_step(),
     "subspace-overlap-1": overlap_answer(),
     "subspace-overlap-by-step-1": overlap_by_step(),
@@ -87,9 +108,12 @@ PROBES = {
     "slice": "Slice",
     "surface": "Surface",
     "spectrum": "Spectrum",
+    "critical": "critical-point",
+    "training": "TrainingDynamics",
+    "layers": "layers",
+    "spectral": "spectral-density",
     "stability": "stability",
     "subspace": "subspace-overlap",
-    "training": "TrainingDynamics",
 }
 
 
@@ -371,6 +395,63 @@ def test_eigenvalues_of_similar_size_stand_on_a_linear_axis():
     assert figures.eigenvalues(answer).axes[0].get_yscale() == "linear"
 
 
+# Critical points
+
+
+def test_the_way_out_is_drawn_beside_its_quadratic_model():
+    answer = critical_answer()
+    figure = figures.escape(answer)
+    assert np.allclose(drawn(figure, "loss")[:, 1], answer.loss)
+    assert np.allclose(drawn(figure, "quadratic_loss")[:, 1], answer.quadratic_loss)
+    assert drawn(figure, "point").tolist() == [[0, 0.3]]
+    assert "−0.9" in figure.axes[0].get_xlabel()
+    said = notes(figure).replace("\n", " ")
+    assert "saddle: curvature of both signs" in said
+    assert "40 (between 25 and 55) of 12810 eigenvalues below −τ, 10 of them certified" in said
+    exact = notes(figures.escape(critical_answer(spread=0.0))).replace("\n", " ")
+    assert "40 of 12810 eigenvalues" in exact
+
+
+def test_gaps_on_the_way_out_are_counted():
+    answer = critical_answer()
+    answer["loss"][-2:] = np.inf
+    figure = figures.escape(answer)
+    assert np.isnan(drawn(figure, "loss")[-2:, 1]).all()
+    assert "2 non-finite values left out" in notes(figure)
+
+
+def test_index_against_loss_has_a_point_an_answer_with_its_interval():
+    flat = critical_answer(60.0, 5.0, 0.9, "not a critical point", "gradient-flat: the gradient")
+    away = critical_answer(70.0, 0.0, 1.0, "not a critical point", "the gradient does not vanish")
+    answers = [critical_answer(40.0), critical_answer(10.0, 20.0, 0.1), flat, away]
+    figure = figures.index_against_loss(answers)
+    assert drawn(figure, "critical").tolist() == [[40 / 12_810, 0.3], [10 / 12_810, 0.1]]
+    assert drawn(figure, "not a critical point").tolist() == [[60 / 12_810, 0.9], [70 / 12_810, 1.0]]
+    bars = [c for c in figure.axes[0].collections if str(c.get_gid()).endswith(" error")]
+    ends = np.concatenate([np.array(bar.get_segments())[:, :, 0] for bar in bars])
+    assert ends * 12_810 == pytest.approx(np.array([[25, 55], [0, 30], [55, 65]]))
+    assert "2 critical points, 2 not critical, 1 of them gradient-flat" in notes(figure)
+    assert "bars: interval of the count" in notes(figure)
+
+
+def test_index_against_loss_of_one_kind_or_none():
+    figure = figures.index_against_loss([critical_answer(0.0, 0.0)])
+    assert notes(figure) == "1 critical point"
+    assert legend(figure.axes[0]) == ["critical"]
+    away = critical_answer(verdict="not a critical point", loss=np.nan)
+    said = notes(figures.index_against_loss([away, critical_answer(loss=2.0)]))
+    assert "1 critical point, 1 not critical" in said and "1 non-finite loss left out" in said
+    with pytest.raises(ValueError, match="expected at least one answer of the probe CriticalPoint"):
+        figures.index_against_loss([])
+
+
+def test_many_decades_of_loss_stand_on_a_log_axis(tmp_path: Path):
+    figure = figures.index_against_loss([critical_answer(loss=10.0**-k) for k in range(5)])
+    assert figure.axes[0].get_yscale() == "log"
+    (path,) = figures.save(figure, tmp_path / "f", formats=["png"])
+    assert path.exists()
+
+
 def test_by_step_follows_the_extreme_eigenvalues():
     answer = spectrum_by_step(steps=6, k=2)
     figure = figures.by_step(answer)
@@ -499,6 +580,78 @@ def test_update_ratios_leave_out_and_count_what_has_no_logarithm():
     figure = figures.update_ratios(answer)
     assert np.isnan(drawn(figure, str(answer.layer.values[0]))[:2, 1]).all()
     assert "2 zero or non-finite ratios" in notes(figure)
+
+
+# Densities and layers
+
+
+def test_the_logarithmic_density_is_mirrored_about_zero():
+    answer = density_answer()
+    figure = figures.log_density(answer)
+    left, right = figure.axes
+    assert left.get_xlim() == right.get_xlim()[::-1]
+    assert left.get_ylim() == right.get_ylim() and right.get_xscale() == right.get_yscale() == "log"
+    line = drawn(figure, "positive")
+    np.testing.assert_array_equal(line[:, 0], answer.magnitude)
+    shown = np.isfinite(line[:, 1])
+    assert shown.any()
+    np.testing.assert_array_equal(line[shown, 1], answer.log_density_positive.values[shown])
+    assert "not shown: 40.0% between −10⁻⁴ and 2×10⁻⁴" in notes(figure)
+    assert "4 probes of 30 Lanczos steps" in notes(figure)
+
+
+def test_outliers_are_marked_on_their_side_hollow_where_not_converged():
+    answer = density_answer(k=3)
+    figure = figures.log_density(answer)
+    marks = [[line for line in ax.lines if line.get_gid() == "outlier"] for ax in figure.axes]
+    values = [[line.get_xdata()[0] for line in lines] for lines in marks]
+    np.testing.assert_allclose(values[0], -answer.eigenvalue.sel(end="smallest"))
+    np.testing.assert_allclose(values[1], answer.eigenvalue.sel(end="largest"))
+    assert [line.get_markerfacecolor() == "white" for line in marks[0]] == [False, False, True]
+    one = 1 / (12_810 * 0.1 * np.sqrt(2 * np.pi))  # the height of one eigenvalue, smoothed over a tenth of a decade
+    assert marks[0][0].get_ydata()[0] == pytest.approx(one)
+
+
+def test_the_linear_density_has_its_band_and_outliers():
+    answer = density_answer()
+    figure = figures.density(answer)
+    (ax,) = figure.axes
+    (band,) = [c for c in ax.collections if c.get_gid() == "positive band"]
+    edges = band.get_paths()[0].vertices
+    middle = int(answer.density.values.argmax())
+    at = edges[np.isclose(edges[:, 0], answer.curvature[middle].item())][:, 1]
+    top = answer.density[middle].item()
+    assert (at.min(), at.max()) == pytest.approx((0.9 * top, 1.1 * top))
+    assert legend(ax) == ["density", "outlier", "outlier, not converged"]
+    assert sum(line.get_gid() == "outlier" for line in ax.lines) == 6
+
+
+def test_layer_bars_run_from_the_first_layer_down():
+    answer = layers_answer(6)
+    figure = figures.layer_bars(answer)
+    left = figure.axes[0]
+    assert left.yaxis_inverted()
+    assert [label.get_text() for label in left.get_yticklabels()] == [f"features.{i}.conv" for i in range(6)]
+    np.testing.assert_allclose([bar.get_x() + bar.get_width() for bar in left.patches], answer.trace)
+    assert left.get_xscale() == "linear"
+    deep = figures.layer_bars(layers_answer(30))
+    assert deep.axes[0].get_xscale() == "symlog"
+    assert figures.layer_bars(layers_answer(30, negative=False)).axes[0].get_xscale() == "log"
+    converged = answer.largest_converged.values
+    np.testing.assert_allclose(drawn(figure, "largest")[:, 0], answer.largest_eigenvalue.values[converged])
+    np.testing.assert_allclose(
+        drawn(figure, "smallest, not converged")[:, 0], answer.smallest_eigenvalue.values[~converged]
+    )
+    assert "hollow: not converged" in notes(figure)
+    assert len(figures.layer_bars(layers_answer(6, eigenvalues=False)).axes) == 1
+
+
+def test_forty_layers_keep_their_names_apart():
+    figure = figures.layer_bars(layers_answer(40, name="encoder.layers.#.attention.self.query"))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(set(names)) == 40
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert all(low.y1 <= high.y0 + 1 for high, low in pairwise(boxes))
 
 
 # Somebody else's probe

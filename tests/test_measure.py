@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from landscape.execution import SerialExecutor, Work, resumable_map
 from landscape.identity import digest
 from landscape.measure import answer_name, answered, ask, kebab, probe_fields
 from landscape.objective import Objective
-from landscape.probes import BUILT_IN, Slice, Spectrum, Surface
+from landscape.probes import BUILT_IN, CriticalPoint, Layers, Slice, SpectralDensity, Spectrum, Surface, Trace
 from landscape.store import Store
 from landscape.store.errors import LockedError
 from tests.problems import TinyCNN, built, images, perceptron, vectors
@@ -249,15 +250,15 @@ def test_class_names_become_words_of_the_command_line(name, word):
 
 def test_every_built_in_probe_can_be_asked(store):
     objective = Objective(built(perceptron), vectors(), loss=F.cross_entropy)
-    for probe in (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1)):
-        answer = ask(probe, objective, store)
-        assert answer.attrs["probe"] in BUILT_IN
-        assert BUILT_IN[answer.attrs["probe"]] == answer.attrs["probe_class"]
+    probes = (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1), SpectralDensity(steps=3), Trace(), Layers())
+    answers = [ask(probe, objective, store) for probe in (*probes, CriticalPoint(k=1))]
+    assert {answer.attrs["probe_class"] for answer in answers} == set(BUILT_IN.values())
 
 
 def test_public_names_are_found_and_others_are_not():
     assert landscape.ask is measure.ask
     assert {"Objective", "Hessian", "Store"} <= set(dir(landscape))
+    assert landscape.trace is importlib.import_module("landscape.traces").trace  # never hidden by a module of its name
     assert "Surface" in dir(landscape.probes)
     with pytest.raises(AttributeError, match="module 'landscape' has no attribute 'nothing'"):
         landscape.nothing  # noqa: B018

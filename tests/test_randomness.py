@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from landscape.objective import Objective
-from landscape.randomness import preserved_rng
+from landscape.randomness import gaussian_columns, preserved_rng
 from tests.problems import TinyCNN, built, images, vectors
 
 
@@ -84,3 +84,15 @@ def test_dropout_in_a_model_left_in_train_mode_is_simply_off():
     objective = Objective(model, vectors(), loss=F.cross_entropy)
     assert objective.loss().item() == objective.loss().item()
     assert model[1].training
+
+
+def test_a_column_depends_on_seed_stream_and_number_alone():
+    block = gaussian_columns(50, range(4), 3, "trace")
+    assert torch.equal(block[:, 2:3], gaussian_columns(50, [2], 3, "trace"))
+    for other in (gaussian_columns(50, [2], 4, "trace"), gaussian_columns(50, [2], 3, "density"), block[:, 3:4]):
+        assert not torch.allclose(block[:, 2:3], other)
+    many = gaussian_columns(1000, range(50), 0, "trace")
+    assert many.dtype == torch.float64
+    assert abs(many.mean().item()) < 4 / 50_000**0.5
+    assert many.std().item() == pytest.approx(1, abs=0.01)
+    assert (torch.corrcoef(many.T) - torch.eye(50)).abs().max() < 0.2

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from landscape import Objective, Store, ask, figures
 from landscape.figures.report import write_report
 from landscape.figures.style import notes
-from landscape.probes import Slice, Spectrum, Surface
+from landscape.probes import CriticalPoint, Layers, Slice, SpectralDensity, Spectrum, Surface, Trace
 from landscape.summary import summarize
 
 
@@ -29,6 +29,10 @@ def store(tmp_path_factory) -> Store:
         Surface(resolution=(7, 5)),
         Surface(resolution=4, seeds=2),
         Spectrum(k=3),
+        CriticalPoint(k=3, resolution=5),
+        SpectralDensity(steps=20, num_probes=3, k=2),
+        Trace(),
+        Layers(),
     ):
         ask(probe, objective, store)
     return store
@@ -38,14 +42,19 @@ def test_every_probe_is_drawn_by_its_own_figures(store: Store):
     drawn = {name: figures.draw(store.read(name), name) for name in store.names()}
     kinds = sorted((name.split("-")[0], *pictures) for name, pictures in drawn.items())
     assert kinds == [
+        ("critical", "escape", "eigenvalues"),
+        ("layers", "layer-bars"),
         ("slice", "slice", "slice-accuracy"),
+        ("spectral", "log-density", "density"),
         ("spectrum", "eigenvalues"),
         ("surface", "contour", "surface3d"),
         ("surface", "contour-seed0", "contour-seed1", "surface3d"),
+        ("trace",),
     ]
     for pictures in drawn.values():
         for figure in pictures.values():
-            assert all(ax.get_ylabel() for ax in figure.axes if ax.name != "3d")
+            flat = [ax for ax in figure.axes if ax.name != "3d"]
+            assert all(any(s.get_ylabel() for s in ax.get_shared_y_axes().get_siblings(ax)) for ax in flat)
 
 
 def test_directions_units_and_verdict_are_on_the_figures(store: Store):
@@ -63,4 +72,4 @@ def test_the_summary_and_the_page_read_them(store: Store, tmp_path: Path):
     found = summarize({name: store.read(name) for name in store.names()})
     assert list(found) == ["test error", "loss", "sharpness", "most negative eigenvalue", "width"]
     text = write_report([store.path], tmp_path / "report.html").read_text("utf-8")
-    assert text.count("<figure") == 8 and str(found["sharpness"]) in text
+    assert text.count("<figure") == 13 and str(found["sharpness"]) in text

@@ -12,7 +12,14 @@ import xarray as xr
 
 from landscape.figures.report import write_report
 from landscape.store import MissingError, Store, UnwritableError
-from tests.answers import slice_answer, spectrum_answer, spectrum_by_step, surface_answer, training_answer
+from tests.answers import (
+    critical_answer,
+    slice_answer,
+    spectrum_answer,
+    spectrum_by_step,
+    surface_answer,
+    training_answer,
+)
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -147,6 +154,25 @@ def test_every_entry_of_the_contents_leads_somewhere(reported: Page):
     assert len(ids) == len(set(ids))
     links = [a["href"].removeprefix("#") for a in reported.all("a")]
     assert links and set(links) <= set(ids)
+
+
+def test_critical_points_of_all_runs_are_drawn_together(tmp_path: Path):
+    folders = [tmp_path / name for name in ("a", "b", "c")]
+    for folder, loss in zip(folders, (0.1, 0.5, None), strict=True):
+        store = Store(folder)
+        if loss is not None:
+            answer = critical_answer(loss=loss)
+            answer.attrs["command"] = f"landscape probe critical-point {folder.name}"
+            store.write("critical-point-1", answer)
+    page = Page(write_report(folders, tmp_path / "report.html"))
+    assert "All runs together" in page.text
+    assert "Loss of every point that was judged, against its index." in page.text
+    assert "landscape probe critical-point a; landscape probe critical-point b" in page.text
+    assert "critical-point-*.h5 of a, b" in page.text
+    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
+    assert {"together", "run-1-critical-points"} <= ids
+    alone = Page(write_report(folders[:1], tmp_path / "alone.html"))
+    assert "All runs together" not in alone.text
 
 
 def test_a_run_without_anything_is_listed_and_needs_no_script(tmp_path: Path):

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import xarray as xr
 
+from landscape import execution
+from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
-from landscape.probes import Spectrum
-from landscape.probes.spectrum import judge
+from landscape.operators import TITLES, EmpiricalFisher, Fisher, GaussNewton, Hessian
+from landscape.probes import SpectralDensity, Spectrum, Trace
+from landscape.verdict import judge
 from tests import oracles
-from tests.problems import network, quadratic, rotated
+from tests.problems import InterruptedJournal, network, quadratic, rotated
 
 LONG = torch.linspace(0.1, 1, 200, dtype=torch.float64).tolist()
 
@@ -108,3 +113,65 @@ def test_refusals():
 
 def test_an_answer_is_a_data_set():
     assert isinstance(Spectrum(k=1)(quadratic(rotated([1.0, 2.0]))), xr.Dataset)
+
+
+def test_a_killed_spectrum_goes_on_with_the_same_bits():
+    objective, probe = quadratic(rotated([*LONG, 9.0, -3.0])), Spectrum(k=3)
+    whole, journal = probe(objective), InterruptedJournal(most=17)
+    with pytest.raises(KeyboardInterrupt), execution.working(Work(SerialExecutor(), journal)):
+        probe(objective)
+    kept, journal.most = len(journal.pieces), None
+    assert kept == 17
+    passes = objective.num_passes
+    with execution.working(Work(SerialExecutor(), journal)):
+        assert probe(objective).identical(whole)
+    assert objective.num_passes - passes == whole.num_matvecs.item() - kept + 2  # the loss and the gradient
+
+
+def test_nothing_lies_beyond_what_the_spectrum_says():
+    answer = Spectrum(k=2)(quadratic(rotated([*LONG, 9.0, -3.0])))
+    assert -3 <= answer.none_below.item() <= 0.1
+    assert 1 <= answer.none_above.item() <= 9
+    assert json.loads(answer.attrs["products"])["graphs_kept"] >= 1
+
+
+@pytest.mark.parametrize("name", ["gauss-newton", "fisher", "empirical-fisher"])
+def test_other_matrices_have_their_own_spectra_and_no_verdict(name):
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    kinds = {"gauss-newton": GaussNewton, "fisher": Fisher, "empirical-fisher": EmpiricalFisher}
+    exact = torch.linalg.eigvalsh(kinds[name](objective).dense()).flip(0)
+    answer = Spectrum(k=3, operator=name)(objective)
+    assert answer.eigenvalue.sel(end="largest").values == pytest.approx(exact[:3].numpy(), abs=1e-3 * exact[0].item())
+    assert answer.eigenvalue.min().item() > -1e-12 * exact[0].item()
+    assert "verdict" not in answer.attrs
+    assert answer.eigenvalue.attrs["long_name"] == f"eigenvalue of the {TITLES[name]}"
+    hessian = Spectrum(k=3)(objective)
+    assert not np.allclose(hessian.eigenvalue, answer.eigenvalue, rtol=1e-2)
+
+
+def test_the_preconditioned_spectrum_is_that_of_the_optimizers_metric():
+    model, data = network("perceptron")
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(model(data[0]), data[1]).backward()
+        optimizer.step()
+    objective = Objective(model, data, loss=F.cross_entropy, optimizer=optimizer)
+    metric = objective.optimizer_state.on(objective.layout).preconditioner
+    scaled = Hessian(objective).dense() / (metric[:, None] * metric[None]).sqrt()
+    exact = torch.linalg.eigvalsh(scaled).flip(0)
+    answer = Spectrum(k=2, operator="preconditioned")(objective)
+    assert answer.eigenvalue.sel(end="largest").values == pytest.approx(exact[:2].numpy(), rel=1e-3)
+    assert "verdict" in answer.attrs
+    assert Spectrum(operator="preconditioned").uses_optimizer
+    assert not Spectrum().uses_optimizer
+    plain = Objective(model, data, loss=F.cross_entropy, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="gradient descent has no metric to precondition with"):
+        Spectrum(operator="preconditioned")(plain)
+
+
+def test_an_operator_that_is_none():
+    for probe in (Spectrum, Trace, SpectralDensity):
+        with pytest.raises(ValueError, match=r"operator must be one of hessian, gauss-newton, .* got 'hesse'"):
+            probe(operator="hesse")

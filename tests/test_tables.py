@@ -10,6 +10,7 @@ import xarray as xr
 
 from landscape import tables
 from landscape.summary import Measure
+from tests.answers import layers_answer
 
 
 def spectrum() -> xr.Dataset:
@@ -41,6 +42,16 @@ def test_eigenvalues_are_printed_with_their_residuals_and_whether_they_converged
     assert lines[1].split() == ["largest", "1", "3", "0.0001", "yes"]
     assert lines[4].split() == ["smallest", "2", "-0.25", "0.1", "no"]
     assert lines[-1] == "verdict: saddle (-0.5 < -0.001)"
+
+
+def test_layers_are_a_table_with_errors_and_whether_all_converged():
+    lines = tables.summary(layers_answer(3)).splitlines()
+    assert lines[0].split()[:6] == ["layer", "parameters", "largest", "±", "largest", "smallest"]
+    assert lines[1].split() == ["features.0.conv", "100", "10", "0.1", "-0.5", "0.005", "yes", "100", "5", "20", "0.1"]
+    assert lines[2].split()[6] == "no"
+    without = tables.summary(layers_answer(3, eigenvalues=False)).splitlines()
+    assert without[1].split() == ["features.0.conv", "100", "100", "5", "0.1"]
+    assert lines[-1].startswith("loss: ")
 
 
 def test_nonfinite_and_unfinished_points_are_counted_apart():

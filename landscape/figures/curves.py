@@ -126,7 +126,9 @@ def epochs_of_steps(training: xr.Dataset) -> NDArray[np.float64]:
 
 @styled
 def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
-    """What a probe answered at several training steps: eigenvalues with their residuals, or its scalars.
+    """What a probe answered at several training steps: eigenvalues with their residuals, sharpness, or its scalars.
+
+    Measures of sharpness have scales of their own, so each is drawn relative to its largest value.
 
     Args:
         answer: The answer of a probe under the callback ProbeEvery, each variable with the leading dim step.
@@ -162,7 +164,9 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         ax.axhline(0, color="0.6", linewidth=0.6, zorder=0)
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(round_ticks(6, integer=True))
-    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else clean(lines[0][0], 40) if len(lines) == 1 else "")
+    alone = clean(lines[0][0], 40) if len(lines) == 1 else ""
+    shares = "Sharpness / its largest value" if _is_sharpness(answer) else ""
+    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else shares or alone)
     legend_above(ax, columns=3)
     broken = everything.size - finite(everything).size
     note(ax, [f"{count(broken, 'non-finite value')} left out" if broken else ""])
@@ -176,6 +180,8 @@ def lines_by_step(answer: xr.Dataset) -> list[Line]:
     """What `by_step` draws of an answer; empty if nothing in it is a number by step."""
     if not answer.sizes.get("step"):
         return []
+    if _is_sharpness(answer):
+        return _sharpness_lines(answer)
     return _eigenvalue_lines(answer) if _is_spectrum(answer) else _scalar_lines(answer)
 
 
@@ -196,6 +202,22 @@ def _eigenvalue_lines(answer: xr.Dataset) -> list[Line]:
         residuals = np.asarray(pairs["residual"].values, dtype=float)[rows, extreme] if "residual" in pairs else None
         label, colour = words.get(str(end), (clean(end, 24), BLUE))
         lines.append((label, values[rows, extreme], residuals, colour))
+    return lines
+
+
+def _is_sharpness(answer: xr.Dataset) -> bool:
+    return "first_order_share" in answer and set(answer["value"].dims) == {"step", "measure"}
+
+
+def _sharpness_lines(answer: xr.Dataset) -> list[Line]:
+    """The first seven measures, each as a share of its own largest value: their scales cannot be compared."""
+    lines: list[Line] = []
+    for name in answer["measure"].values[: len(LINES)]:
+        one = answer.sel(measure=name)
+        values, errors = (np.asarray(one[key].values, dtype=float) for key in ("value", "standard_error"))
+        largest = np.abs(finite(values)).max(initial=0.0) or 1.0
+        known = None if np.isnan(errors).all() else np.nan_to_num(errors) / largest
+        lines.append((clean(name, 24), values / largest, known, None))
     return lines
 
 

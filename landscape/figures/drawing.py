@@ -9,8 +9,12 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
+from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.layers import layer_bars
+from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
@@ -43,7 +47,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     for kind, variables in _NEEDED_BY_STEP.items():
         if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
             return kind
-    if "step" in answer.dims and ("by-step" in name or words & {"slice", "surface", "spectrum"}):
+    if "step" in answer.dims and ("by-step" in name or words & _ALSO_BY_STEP):
         return "by-step"
     for kind, needed in _NEEDED.items():
         if kind in words and all(
@@ -53,10 +57,23 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     return "other"
 
 
+_ALSO_BY_STEP = {"slice", "surface", "spectrum", "critical-point", "sharpness"}
+
 _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
+    "critical-point": [
+        ("loss", {"alpha"}),
+        ("quadratic_loss", {"alpha"}),
+        ("eigenvalue", {"end", "rank"}),
+        ("index_fraction", set()),
+        ("index_fraction_lower", set()),
+    ],
+    "sharpness-report": [("correlation", {"measure", "scope"}), ("value", {"run", "measure"})],
+    "sharpness": [("value", {"measure"}), ("first_order_share", {"measure"})],
+    "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
+    "layers": [("trace", {"layer"})],
     "subspace-overlap": [
         ("overlap_by_rank", {"rank"}),
         ("minibatch_overlap_by_rank", {"rank"}),
@@ -107,6 +124,13 @@ def _training(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
+def _sharpness_report(report: xr.Dataset) -> dict[str, Figure]:
+    outcomes = [str(name) for name in report["outcome"].values]
+    return {"sharpness-runs": sharpness_runs(report)} | {
+        f"correlations-{name.replace('_', '-')}": sharpness_correlations(report, outcome=name) for name in outcomes
+    }
+
+
 def _by_step(answer: xr.Dataset) -> dict[str, Figure]:
     return {"by-step": by_step(answer)} if lines_by_step(answer) else {}
 
@@ -128,6 +152,11 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
     "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
+    "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
+    "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},
+    "sharpness-report": _sharpness_report,
+    "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
+    "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},

@@ -15,6 +15,7 @@ from typing import Any
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.critical import index_against_loss
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.interactive import interactive_surface
 from landscape.figures.style import rendered
@@ -24,17 +25,43 @@ from landscape.summary import Measure, summarize
 from landscape.text import clean
 from landscape.width import RISE, Width
 
-SECTIONS = ("Learning curves", "Slices", "Surfaces", "Spectra", "Dynamics", "Other answers")
-_SECTION_OF = {"slice": "Slices", "surface": "Surfaces", "spectrum": "Spectra", "by-step": "Dynamics"}
+SECTIONS = (
+    "Learning curves",
+    "Slices",
+    "Surfaces",
+    "Spectra",
+    "Critical points",
+    "Sharpness",
+    "Dynamics",
+    "Other answers",
+)
+_SECTION_OF = {
+    "slice": "Slices",
+    "surface": "Surfaces",
+    "spectrum": "Spectra",
+    "critical-point": "Critical points",
+    "spectral-density": "Spectra",
+    "layers": "Spectra",
+    "sharpness": "Sharpness",
+    "sharpness-report": "Sharpness",
+    "by-step": "Dynamics",
+}
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
     "slice": "Loss along the slice.",
     "slice-accuracy": "Accuracy along the slice.",
     "contour": "Loss over the plane.",
     "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
+    "escape": "Loss along the direction of smallest curvature.",
+    "index-against-loss": "Loss of every point that was judged, against its index.",
     "eigenvalues": "Both ends of the spectrum of the Hessian.",
+    "log-density": "Density of the eigenvalues of the Hessian by magnitude, negative and positive apart.",
+    "density": "Density of the eigenvalues of the Hessian.",
+    "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
+    "sharpness": "Every measure of sharpness in its own scale, its interval, and how much of it is slope.",
+    "sharpness-runs": "Sharpness of every run, best run first.",
     "by-step": "What the probe found while the model trained.",
 }
 _SCRIPT = """
@@ -79,6 +106,7 @@ class RunPage:
     sections: dict[str, list[Shown]] = field(default_factory=dict)
     damaged: list[tuple[str, str]] = field(default_factory=list)  # file, reason
     unfinished: list[str] = field(default_factory=list)
+    critical: list[xr.Dataset] = field(default_factory=list)  # answers of the probe CriticalPoint
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path, command: str = "") -> Path:
@@ -154,6 +182,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
     kind = kind_of(answer, name)
+    if kind == "critical-point":
+        page.critical.append(answer)
     for title, figure in draw(answer, name).items():
         section = "Learning curves" if title == "learning-curves" else _SECTION_OF.get(kind, "Other answers")
         section = "Dynamics" if title in ("gradient-flow", "update-ratios") else section
@@ -165,6 +195,23 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
             interactive=interactive_surface(answer).to_json() if title == "surface3d" else "",
         )
         page.sections.setdefault(section, []).append(shown)
+
+
+def _together(pages: Sequence[RunPage]) -> list[Shown]:
+    """Figures of all runs at once, where there are at least two answers to compare."""
+    answers = [answer for page in pages for answer in page.critical]
+    if len(answers) < 2:
+        return []
+    runs = [page.name for page in pages if page.critical]
+    return [
+        Shown(
+            caption=_CAPTIONS["index-against-loss"],
+            image=_image(index_against_loss(answers), as_pixels=False),
+            command="; ".join(dict.fromkeys(clean(a.attrs.get("command", "not recorded"), 400) for a in answers[:3]))
+            + (" …" if len(answers) > 3 else ""),
+            file=f"critical-point-*.h5 of {', '.join(runs[:6])}{' …' if len(runs) > 6 else ''}",
+        )
+    ]
 
 
 def _caption(answer: xr.Dataset, title: str) -> str:
@@ -195,6 +242,7 @@ def _page(pages: list[RunPage], title: str, command: str) -> str:
         command=command,
         created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         pages=pages,
+        together=_together(pages),
         sections=SECTIONS,
         columns=[name for name in _COLUMNS if any(name in page.summary for page in pages)],
         explained=_COLUMNS,

@@ -44,10 +44,16 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.set_xticks([x for x, _ in ticks[::every]], [label for _, label in ticks[::every]])
     ax.set_xlim(-0.7, max(start - 1.3, 0.7))
     ax.set_xlabel("Rank from the top, and from the bottom (−)")
-    ax.set_ylabel("Hessian eigenvalue")
+    ax.set_ylabel(eigenvalue_label(spectrum["eigenvalue"]))
     legend_above(ax, columns=3)
     note(ax, _verdict(spectrum))
     return figure_of(ax)
+
+
+def eigenvalue_label(eigenvalues: xr.DataArray) -> str:
+    """Whose eigenvalues they are, as the axis says it."""
+    title = clean(eigenvalues.attrs.get("long_name", ""), 60).removeprefix("eigenvalue of the ")
+    return "Hessian eigenvalue" if title in ("", "Hessian", "Hessian eigenvalue") else f"Eigenvalue of the {title}"
 
 
 def _residuals(spectrum: xr.Dataset) -> np.ndarray:

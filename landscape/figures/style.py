@@ -129,6 +129,27 @@ def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
     annotation.set_gid("note")
 
 
+def note_under(figure: Figure, lines: Iterable[str]) -> None:
+    """Write notes under all panels of a figure, in room that is kept free for them."""
+    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH) for line in lines if line)
+    if not text:
+        return
+    free = (0.1 * (text.count("\n") + 1) + 0.04) / figure.get_figheight()
+    figure.set_layout_engine("constrained", rect=(0, free, 1, 1 - free))
+    annotation = figure.axes[0].annotate(
+        text,
+        (0.5, free),
+        xycoords="figure fraction",
+        ha="center",
+        va="top",
+        fontsize=6,
+        color=GREY,
+        annotation_clip=False,
+    )
+    annotation.set_in_layout(False)
+    annotation.set_gid("note")
+
+
 def notes(figure: Figure) -> str:
     """All notes written on a figure."""
     return "\n".join(text.get_text() for ax in figure.axes for text in ax.texts if text.get_gid() == "note")

@@ -37,6 +37,11 @@ class LinearOperator(ABC):
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K)."""
 
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """How products have been computed, for the record."""
+        return {}
+
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply one vector: (P,) -> (P,)."""
         return self.matmat(v.unsqueeze(1)).squeeze(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -44,6 +46,11 @@ class Preconditioned(LinearOperator):
         self.size, self.device, self.dtype = operator.size, operator.device, operator.dtype
         self.diagonal = diagonal.to(operator.device, torch.float64)
         self._scale = self.diagonal.rsqrt().unsqueeze(1)
+
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """How products have been computed, for the record."""
+        return self.operator.strategy
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K)."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,9 +22,20 @@ class Resumable(LinearOperator):
     def __init__(self, operator: LinearOperator):
         self.operator = operator
         self.size, self.device, self.dtype = operator.size, operator.device, operator.dtype
+        self._strategy = "{}"
+
+    @property
+    def strategy(self) -> dict[str, Any]:
+        """How products were computed when they were, for the record."""
+        return json.loads(self._strategy)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once, (P, K) -> (P, K), or recall the products."""
         plain = V.detach().cpu().contiguous().numpy()
-        piece = recalled("product", plain.tobytes(), lambda: {"HV": self.operator.matmat(V).cpu().numpy()})
+        piece = recalled("product", plain.tobytes(), lambda: self._computed(V))
+        self._strategy = piece["strategy"]
         return torch.from_numpy(piece["HV"]).to(self.device)
+
+    def _computed(self, V: Tensor) -> dict[str, Any]:
+        product = self.operator.matmat(V).cpu().numpy()
+        return {"HV": product, "strategy": json.dumps(self.operator.strategy)}

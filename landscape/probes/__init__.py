@@ -6,19 +6,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from landscape.probes.critical import CriticalPoint
+    from landscape.probes.density import SpectralDensity
+    from landscape.probes.layers import Layers
+    from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
     from landscape.probes.stability import Stability, SubspaceOverlap
+    from landscape.probes.trace import Trace
 
 BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
+    "critical-point": "landscape.probes.critical:CriticalPoint",
+    "sharpness": "landscape.probes.sharpness:Sharpness",
+    "density": "landscape.probes.density:SpectralDensity",
+    "trace": "landscape.probes.trace:Trace",
+    "layers": "landscape.probes.layers:Layers",
     "stability": "landscape.probes.stability:Stability",
     "subspace-overlap": "landscape.probes.stability:SubspaceOverlap",
 }
 
-__all__ = ["BUILT_IN", "Slice", "Spectrum", "Stability", "SubspaceOverlap", "Surface"]
+__all__ = [
+    "BUILT_IN",
+    "CriticalPoint",
+    "Layers",
+    "Sharpness",
+    "Slice",
+    "SpectralDensity",
+    "Spectrum",
+    "Stability",
+    "SubspaceOverlap",
+    "Surface",
+    "Trace",
+]
 
 
 def __getattr__(name: str) -> object:
