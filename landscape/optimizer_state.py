@@ -233,7 +233,7 @@ class OptimizerState:
         return found
 
     def _weight_decay(self, layout: ParameterLayout, settings: list[Mapping[str, Any]]) -> Tensor | None:
-        decoupled = self.kind == "AdamW" or settings[0].get("decoupled_weight_decay", False)
+        decoupled = settings[0].get("decoupled_weight_decay", False)  # which AdamW sets
         decays = [0.0 if decoupled else float(one.get("weight_decay", 0.0)) for one in settings]
         return self._per_entry(layout, decays) if any(decays) else None
 
