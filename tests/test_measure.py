@@ -19,7 +19,19 @@ from landscape.execution import SerialExecutor, Work, resumable_map
 from landscape.identity import digest
 from landscape.measure import answer_name, answered, ask, kebab, probe_fields
 from landscape.objective import Objective
-from landscape.probes import BUILT_IN, CriticalPoint, Layers, Slice, SpectralDensity, Spectrum, Surface, Trace
+from landscape.probes import (
+    BUILT_IN,
+    CriticalPoint,
+    Layers,
+    Sharpness,
+    Slice,
+    SpectralDensity,
+    Spectrum,
+    Stability,
+    SubspaceOverlap,
+    Surface,
+    Trace,
+)
 from landscape.store import Store
 from landscape.store.errors import LockedError
 from tests.problems import TinyCNN, built, images, perceptron, vectors
@@ -251,7 +263,9 @@ def test_class_names_become_words_of_the_command_line(name, word):
 def test_every_built_in_probe_can_be_asked(store):
     objective = Objective(built(perceptron), vectors(), loss=F.cross_entropy)
     probes = (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1), SpectralDensity(steps=3), Trace(), Layers())
-    answers = [ask(probe, objective, store) for probe in (*probes, CriticalPoint(k=1))]
+    probes += (CriticalPoint(k=1), Sharpness(measures="eigenvalue"), SubspaceOverlap(k=1, minibatch=2, draws=2))
+    probes += (Stability(lr=0.1, optimizer="sgd"),)
+    answers = [ask(probe, objective, store) for probe in probes]
     assert {answer.attrs["probe_class"] for answer in answers} == set(BUILT_IN.values())
 
 
