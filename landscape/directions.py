@@ -12,7 +12,7 @@ from torch import Tensor
 
 from landscape.eigen import eigenpairs, fix_signs
 from landscape.objective import Objective
-from landscape.operators import Hessian
+from landscape.operators import Hessian, Resumable
 from landscape.parameters import ParameterLayout
 
 RANDOM_KINDS = ("filter", "layer", "weight", "gaussian")
@@ -290,7 +290,7 @@ def step_ratio(direction: Tensor, theta: Tensor, layout: ParameterLayout) -> flo
 
 def _hessian_directions(objective: Objective, kind: str, count: int, seed: int) -> Directions:
     which = "both" if kind == "hessian-ends" and count == 2 else "largest"
-    pairs = eigenpairs(Hessian(objective), k=count, which=which, seed=seed)
+    pairs = eigenpairs(Resumable(Hessian(objective)), k=count, which=which, seed=seed)
     labels = tuple(
         f"eigenvector of {value:.4g} ± {residual:.1g}{'' if converged else ', not converged'}"
         for value, residual, converged in zip(pairs.values, pairs.residuals, pairs.converged, strict=True)

@@ -190,6 +190,9 @@ class Objective:
         Raises:
             ValueError: If `theta` is not a vector of P entries.
         """
+        batch, _ = next(self.examples.batches(2))
+        with torch.no_grad(), self.at():
+            self.batch_loss(batch)  # what a model keeps of its last evaluation can only be copied without a graph
         copied = copy.copy(self)
         copied._module = copy.deepcopy(self._module)
         copied._parameters = dict(copied._module.named_parameters())
@@ -197,7 +200,6 @@ class Objective:
         copied.num_passes = 0
         with torch.enable_grad(), copied.at(), sdpa_kernel(SDPBackend.MATH):
             if folding:
-                batch, _ = next(self.examples.batches(2))
                 copied.folds = fold(copied._module, lambda: copied.batch_loss(batch))
         copied._is_frozen = True
         if self.device.type == "cpu" and self.dtype == torch.float32:

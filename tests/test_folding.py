@@ -168,3 +168,22 @@ def test_a_frozen_copy_stays_where_it_is():
     objective = Objective(model, data, loss=F.cross_entropy)
     with pytest.raises(ValueError, match="stands at one point"):
         objective.frozen().loss(objective.theta)
+
+
+class Keeping(nn.Module):
+    """Keeps what it saw last, graph and all."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.last = self.layer(inputs)
+        return self.last
+
+
+def test_a_model_that_keeps_its_last_output_can_be_frozen():
+    model, data = problem(Keeping, (5,))
+    objective = Objective(model, data, loss=F.cross_entropy)
+    objective.gradient()
+    assert (Hessian(objective).dense() - oracles.dense_hessian(model, data)).abs().max() < 1e-12
