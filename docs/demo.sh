@@ -33,6 +33,7 @@ landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3
 landscape probe surface "${runs[@]}" --directions filter --resolution 31 --executor processes
 landscape probe surface "$out/sgd-b32" "$out/adam-b32" --directions pca --resolution 31 --executor processes
 for run in "${runs[@]}"; do start landscape probe spectrum "$run" --k 5; done
+for question in sharpness density layers; do start landscape probe "$question" "$out/sgd-b32"; done
 finish
 
 say "3/4 drawing"
