@@ -68,7 +68,8 @@ def eigenpairs(
     exceeds the k-th by a tenth of the scale would have been seen with probability 99% (and for at most 40 steps).
 
     The residuals follow from the products that were made; one fresh product, of a random combination of the vectors,
-    checks all of them at once (Freivalds' test), and what it finds is added to them. Where it finds more than a tenth
+    checks all of them at once (Freivalds' test): k times the square of what it finds, an estimate of all their errors
+    together, is added to the square of each. Where it finds more than a tenth
     of `tol` they are computed anew, one product each.
 
     Args:
@@ -84,8 +85,8 @@ def eigenpairs(
             default: one random vector.
 
     Raises:
-        ValueError: If k is not between 1 and P, a bound is too small for k, `which` is unknown, or `start` does not
-            have P rows of finite numbers.
+        ValueError: If k is not between 1 and P, a bound is too small for k, `tol` is not positive, `which` is unknown,
+            or `start` does not have P rows of finite numbers.
         RuntimeError: If a product is not finite.
 
     References:
@@ -95,8 +96,10 @@ def eigenpairs(
     """
     if which not in ENDS:
         raise ValueError(f"which must be one of {', '.join(ENDS)}, got {which!r}.")
-    if not 1 <= k <= operator.size:
+    if not isinstance(k, int) or not 1 <= k <= operator.size:
         raise ValueError(f"k must lie between 1 and the number of parameters {operator.size}, got {k}.")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be positive and finite, got {tol}.")
     budget = 20 * k + 300 if max_matvecs is None else max_matvecs
     capacity = 4 * k + 60 if max_basis is None else max_basis
     if budget < k:
@@ -268,19 +271,22 @@ def _measured(
 ) -> Eigenpairs:
     """Eigenpairs with their residuals, checked by one product; where that finds them wrong, they are made anew."""
     small, values, scale = coordinates[:, chosen], ritz[chosen], ritz.abs().max().item()
-    vectors = lanczos.ritz_vectors(small)
+    ritz_vectors = lanczos.ritz_vectors(small)
+    vectors = torch.linalg.qr(ritz_vectors).Q
+    vectors = vectors * (vectors * ritz_vectors).sum(dim=0).sign()
     rests = lanczos.rests().double() @ (lanczos.couplings() @ small).to(vectors.device)
     mix = torch.randn(len(chosen), generator=lanczos.generator, dtype=torch.float64)
-    mix /= mix.norm()
-    expected = vectors.double() @ (values * mix).to(vectors.device) + rests @ mix.to(vectors.device)
-    error = (lanczos.product(lanczos.ritz_vectors(small @ mix.unsqueeze(1))[:, 0]).double() - expected).norm().item()
-    orthonormal = torch.linalg.qr(vectors).Q
+    mix = (mix / mix.norm()).to(vectors.device)
+    expected = vectors.double() @ (values.to(vectors.device) * mix) + rests @ mix
+    mixture = (vectors.double() @ mix).to(vectors.dtype)
+    error = (lanczos.product(mixture).double() - expected).norm().item()
     if math.sqrt(len(chosen)) * error <= 0.1 * tol * scale:
-        residuals = rests.norm(dim=0).cpu().square().add(error**2).sqrt()
-        pairs = _ordered(values, orthonormal, residuals, scale, tol)
+        # A random mixture of k error vectors has on average 1/k of the sum of their squares.
+        residuals = rests.norm(dim=0).cpu().square().add(len(chosen) * error**2).sqrt()
+        pairs = _ordered(values, vectors, residuals, scale, tol)
     else:
         lanczos.num_matvecs += len(chosen)
-        pairs = _with_residuals(orthonormal, lanczos.operator.matmat(orthonormal), scale, tol)
+        pairs = _with_residuals(vectors, lanczos.operator.matmat(vectors), scale, tol)
     pairs = replace(pairs, num_matvecs=lanczos.num_matvecs)
     if lanczos.exhausted:
         others = ritz[sorted(set(range(len(ritz))) - set(chosen))]

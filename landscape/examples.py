@@ -126,9 +126,11 @@ class Examples:
         """Move to a device, floating-point tensors to a dtype."""
 
         def move(tensor: Tensor) -> Tensor:
+            tensor = tensor.clone() if tensor.is_inference() else tensor
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-        return Examples([map_tensors(move, batch) for batch in self._batches], self._counts)
+        with torch.inference_mode(False):
+            return Examples([map_tensors(move, batch) for batch in self._batches], self._counts)
 
     def digest(self) -> str:
         """SHA-256 of every value, shape and dtype, in order."""

@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from landscape.normalization import batch_norms
 
-_FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FOLDABLE = {nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d}
+_NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm}
+_TENSOR: Any = Tensor  # its attributes are descriptors, which type checkers take for their values
+_HARMLESS = {
+    *(Tensor.dim, Tensor.size, Tensor.numel),
+    *(getattr(_TENSOR, name).__get__ for name in ("shape", "ndim", "dtype", "device")),
+}
 
 
 class NotFoldedError(RuntimeError):
@@ -26,17 +34,17 @@ class NotFoldedError(RuntimeError):
 def fold(model: nn.Module, evaluate: Callable[[], Tensor]) -> list[Folded]:
     """Replace BatchNorm layers in evaluation mode, in place; for a copy that nobody else uses.
 
-    A layer is folded into the linear or convolutional layer whose output goes to it and nowhere else, as one
-    evaluation and its graph of derivatives show. The others become plain affine maps.
+    A layer is folded into the linear or convolutional layer whose output goes to it and nowhere else, as every call of
+    one evaluation shows. The others become plain affine maps.
 
     Args:
         model: The copy. Layers that use the statistics of the batch stay as they are.
-        evaluate: Runs the model on some data and returns the loss, with its graph.
+        evaluate: Runs the model on some data and returns the loss.
 
     Returns:
         What now stands for each layer that a BatchNorm layer was folded into.
     """
-    norms = [norm for norm in batch_norms(model) if not norm.training]
+    norms = [norm for norm in batch_norms(model) if not norm.training and _is_plain(norm, _NORMS)]
     pairs = _pairs(model, norms, evaluate)
     for norm in norms:
         norm.forward = _Affine(norm)
@@ -74,10 +82,10 @@ class _Affine:
         shift = -scale * mean if bias is None else bias - scale * mean
         return scale, shift
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
         scale, shift = self.coefficients()
-        form = (1, -1) + (1,) * (inputs.ndim - 2)
-        return torch.addcmul(shift.view(form), inputs, scale.view(form))
+        form = (1, -1) + (1,) * (input.ndim - 2)
+        return torch.addcmul(shift.view(form), input, scale.view(form))
 
 
 class Folded:
@@ -91,74 +99,95 @@ class Folded:
         self.layer, self.norm = layer, norm
         self.affine = _Affine(norm)
         self.waiting: Tensor | None = None
+        self.version = 0
 
     def install(self) -> None:
         """Take the place of the two layers' own forward methods."""
         self.layer.forward = self
         self.norm.forward = self.hand_over
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
         """Compute both layers in one."""
-        if self.waiting is not None:
-            raise NotFoldedError
         layer: Any = self.layer
+        if self.waiting is not None or input.ndim != layer.weight.ndim:
+            raise NotFoldedError
         scale, shift = self.affine.coefficients()
         weight = layer.weight * scale.view(-1, *(1,) * (layer.weight.ndim - 1))
         bias = shift if layer.bias is None else shift + scale * layer.bias
         convolves = isinstance(layer, nn.modules.conv._ConvNd)
         run: Any = layer._conv_forward if convolves else nn.functional.linear
-        self.waiting = run(inputs, weight, bias)
+        self.waiting = run(input, weight, bias)
+        self.version = self.waiting._version
         return self.waiting
 
-    def hand_over(self, inputs: Tensor) -> Tensor:
+    def hand_over(self, input: Tensor) -> Tensor:
         """Stand in for the BatchNorm layer: there is nothing left to do."""
-        if inputs is not self.waiting:
+        if input is not self.waiting or input._version != self.version:
             raise NotFoldedError
         self.waiting = None
-        return inputs
+        return input
 
 
 def _pairs(model: nn.Module, norms: list[nn.Module], evaluate: Callable[[], Tensor]) -> dict[nn.Module, nn.Module]:
     """Find the layer before each BatchNorm layer, where all its output goes there."""
     calls: Counter[nn.Module] = Counter()
-    outputs: dict[int, tuple[nn.Module, Tensor]] = {}
     before: dict[nn.Module, tuple[nn.Module, Tensor]] = {}
+    uses = _Uses()
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
-        if type(module) in _FOLDABLE:
-            outputs[id(output)] = module, output  # held, so that its id stays its own
-        elif inputs and id(inputs[0]) in outputs:
-            before[module] = outputs[id(inputs[0])]
+        if type(module) in _FOLDABLE and _channels_come_second(module, output):
+            uses.watched[id(output)] = module, output  # held, so that its id stays its own
+        elif inputs and id(inputs[0]) in uses.watched:
+            before[module] = uses.watched[id(inputs[0])]
 
-    candidates = [m for m in model.modules() if (type(m) in _FOLDABLE or m in norms) and not _has_hooks(m)]
+    layers = [module for module in model.modules() if _is_plain(module, _FOLDABLE)]
+    candidates = [module for module in (*layers, *norms) if not _has_hooks(module)]
     handles = [module.register_forward_hook(watch) for module in candidates]
     try:
-        loss = evaluate()
+        with uses:
+            evaluate()
     finally:
         for handle in handles:
             handle.remove()
-    uses = _uses(loss)
     return {
         norm: layer
         for norm, (layer, output) in before.items()
-        if calls[norm] == calls[layer] == 1 and output.grad_fn is not None and uses[output.grad_fn] == 1
+        if calls[norm] == calls[layer] == 1 and uses.count[id(output)] == 1
     }
+
+
+def _is_plain(module: nn.Module, kinds: set[type[nn.Module]]) -> bool:
+    """Whether a module does what its class does: no subclass, no forward method of its own."""
+    return type(module) in kinds and "forward" not in vars(module)
+
+
+def _channels_come_second(layer: nn.Module, output: Tensor) -> bool:
+    """Whether the axis that BatchNorm goes by is that of the layer's outputs: not for a linear layer on sequences."""
+    weight: Any = layer.weight
+    return output.ndim == weight.ndim
 
 
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_pre_hooks or module._forward_hooks or module._backward_hooks)
 
 
-def _uses(loss: Tensor) -> Counter[Any]:
-    """Count how often the output of each node enters another node of a graph of derivatives."""
-    uses: Counter[Any] = Counter()
-    waiting, seen = [loss.grad_fn], {loss.grad_fn}
-    while waiting:
-        node = waiting.pop()
-        for following, _ in node.next_functions if node is not None else ():
-            uses[following] += 1
-            if following is not None and following not in seen:
-                seen.add(following)
-                waiting.append(following)
-    return uses
+class _Uses(TorchFunctionMode):
+    """Counts the calls that some tensors enter: in place, in views, detached or without a derivative too.
+
+    Attributes:
+        watched: Tensors by their id, each with the layer that it comes from.
+        count: Calls by the id of the tensor; those that only ask for its shape or type do not count.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watched: dict[int, tuple[nn.Module, Tensor]] = {}
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function not in _HARMLESS:
+            for value in tree_leaves((args, kwargs)):
+                if id(value) in self.watched:
+                    self.count[id(value)] += 1
+        return function(*args, **(kwargs or {}))

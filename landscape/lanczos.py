@@ -110,6 +110,8 @@ class Lanczos:
             if rest.norm() > self.negligible
         ]
         self.size = kept
+        if not self.pending:
+            self.start_again()
 
     def orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the projection on the basis twice; return the rest and the coordinates (m,) in float64."""

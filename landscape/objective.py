@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -108,7 +108,8 @@ class Objective:
         self.loss_function, self.step_function = loss, step
         self.layout = ParameterLayout.of(model, parameters)
         self.device, self.dtype = _where(model, device), precision(model, dtype)
-        self._module = own_copy(model).to(self.device, self.dtype)
+        with torch.inference_mode(False):  # tensors made in inference mode have no derivatives, ever
+            self._module = own_copy(model).to(self.device, self.dtype)
         if isinstance(loss, nn.Module):
             self.loss_function = copy.deepcopy(loss).to(self.device, torch.float64)
         self._loss_in_double = True
@@ -155,7 +156,7 @@ class Objective:
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient of the mean loss at `theta`, (P,); zero for parameters the loss does not use."""
-        with torch.enable_grad(), self.at(theta):
+        with self.differentiating(), self.at(theta):
             tensors = self.tensors(self.layout)
             (gradient,) = self.average(lambda batch: [flat_gradient(self.batch_loss(batch), tensors)])
         return gradient.to(self.dtype)
@@ -190,17 +191,22 @@ class Objective:
         Raises:
             ValueError: If `theta` is not a vector of P entries.
         """
-        batch, _ = next(self.examples.batches(2))
+        batch, _ = next(self.examples.batches(self.batch_size))
         with torch.no_grad(), self.at():
             self.batch_loss(batch)  # what a model keeps of its last evaluation can only be copied without a graph
         copied = copy.copy(self)
-        copied._module = copy.deepcopy(self._module)
+        with torch.inference_mode(False):
+            copied._module = own_copy(self._module)
+            copied.theta = self.theta if theta is None else theta.detach().to(self.device, self.dtype)
         copied._parameters = dict(copied._module.named_parameters())
-        copied.theta = self.theta if theta is None else theta.detach().to(self.device, self.dtype)
         copied.num_passes = 0
-        with torch.enable_grad(), copied.at(), sdpa_kernel(SDPBackend.MATH):
+        with copied.differentiating(), copied.at():
             if folding:
+                before = copied.batch_loss(batch).item()
                 copied.folds = fold(copied._module, lambda: copied.batch_loss(batch))
+                error = abs(copied.batch_loss(batch).item() - before)
+                if not error <= 1e3 * torch.finfo(self.dtype).eps * max(1.0, abs(before)):
+                    return self.frozen(theta, folding=False)
         copied._is_frozen = True
         if self.device.type == "cpu" and self.dtype == torch.float32:
             for parameter in copied._module.parameters():
@@ -224,6 +230,18 @@ class Objective:
                 self._place(self.theta if theta is None else theta)
             if self._recalibrates:
                 recalibrate(self._module, self._forward_over_the_data)
+            yield
+
+    @contextmanager
+    def differentiating(self) -> Iterator[None]:
+        """Let every part of the model be differentiated, twice if need be, while the context lasts.
+
+        Fused attention has no second derivative, its plain form has; the fused recurrent layers of CUDA have no
+        derivative at all in evaluation mode.
+        """
+        plain = any(isinstance(module, nn.RNNBase) for module in self._module.modules())
+        cudnn = torch.backends.cudnn.flags(enabled=False) if plain else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), cudnn:
             yield
 
     def tensors(self, layout: ParameterLayout) -> list[Tensor]:

@@ -439,3 +439,20 @@ def test_a_data_set_as_a_record():
     answer = answer.assign_attrs(units="1", done=True)
     record = {key: value for key, value in record_of(answer).items()}
     xr.testing.assert_identical(dataset_of(record), answer)
+
+
+def test_a_probe_that_needs_a_metric_waits_for_the_first_step(tmp_path):
+    probe = Spectrum(k=1, operator="preconditioned")
+    with pytest.warns(UserWarning, match="made no step .* skips step 0"):
+        fit(tmp_path, ProbeEvery(probe, every=2, out=tmp_path), module=Warmed(), epochs=2)
+    (name,) = Store(tmp_path).names("spectrum-by-step-*")
+    assert Store(tmp_path).read(name)["step"].values[0] == 2
+
+
+def test_two_callbacks_with_the_same_probe_have_names(tmp_path):
+    first = ProbeEvery(Spectrum(k=1), out=tmp_path)
+    second = ProbeEvery(Spectrum(k=1), out=tmp_path, name="other-data")
+    assert first.state_key != second.state_key
+    assert "spectrum-by-step-other-data-" in second.state_key
+    with pytest.raises(ValueError, match=r"name must consist of letters, digits, - and _, got 'a/b'"):
+        ProbeEvery(Spectrum(k=1), out=tmp_path, name="a/b")

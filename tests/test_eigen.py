@@ -204,9 +204,12 @@ def test_refusals():
     operator = Matrix(rotated(BULK))
     with pytest.raises(ValueError, match="which must be one of largest, smallest, both, got 'top'"):
         eigenpairs(operator, which="top")
-    for k in (0, SIZE + 1):
+    for k in (0, SIZE + 1, 2.5):
         with pytest.raises(ValueError, match=f"k must lie between 1 and the number of parameters {SIZE}, got {k}"):
             eigenpairs(operator, k=k)
+    for tol in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="tol must be positive and finite"):
+            eigenpairs(operator, k=1, tol=tol)
     with pytest.raises(ValueError, match="max_matvecs must be at least k=5, got 4"):
         eigenpairs(operator, k=5, max_matvecs=4)
     with pytest.raises(ValueError, match="max_basis must be at least k \\+ 2 = 7, got 6"):
@@ -383,6 +386,25 @@ def test_a_start_that_misses_is_no_harm():
     pairs = eigenpairs(Matrix(matrix), k=2, start=torch.cat([bottom, bottom[:, :1]], dim=1))
     check(pairs, matrix, 1e-3)
     assert pairs.values.tolist() == pytest.approx([9, 7], abs=1e-4)
+
+
+def test_breakdown_in_a_small_basis_goes_on():
+    """Rank 20 of 300, a basis of k + 2: all that was followed may be dropped at a restart."""
+    matrix = rotated([1.0] * 20 + [0.0] * 280)
+    for k, which in ((5, "largest"), (5, "smallest"), (4, "both")):
+        pairs = eigenpairs(Matrix(matrix), k=k, which=which, max_basis=k + 2)
+        check(pairs, matrix, 1e-3)
+        assert pairs.converged.all()
+
+
+def test_residuals_are_not_smaller_than_they_are():
+    """Rounding of float32 products and vectors is part of them; the check estimates it."""
+    matrix = rotated(SPECTRA["outliers"])
+    for seed in range(10):
+        pairs = eigenpairs(Matrix(matrix.float()), k=5, tol=1e-4, max_matvecs=120, seed=seed, max_basis=120)
+        V = pairs.vectors.double()
+        true = (matrix @ V - V * pairs.values).norm(dim=0)
+        assert (pairs.residuals >= 0.9 * true).all()
 
 
 def test_start_vectors_that_cannot_be_used():

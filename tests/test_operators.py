@@ -6,11 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from landscape import execution
+from landscape.eigen import eigenpairs
+from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
-from landscape.operators import Hessian
+from landscape.operators import Fisher, GaussNewton, Hessian, Preconditioned, Resumable
 from landscape.operators.graphs import Graphs
 from tests import oracles
-from tests.problems import NETWORKS, LinearRegression, built, network, perceptron, quadratic, rotated, seeded, vectors
+from tests.problems import (
+    NETWORKS,
+    InterruptedJournal,
+    LinearRegression,
+    built,
+    network,
+    perceptron,
+    quadratic,
+    rotated,
+    seeded,
+    vectors,
+)
 
 # Products in float64 carry a few times 1e-16 of the norm; 1e-10 leaves room for sums over the data.
 EXACT = 1e-10
@@ -145,6 +159,74 @@ def test_graphs_are_dropped_when_memory_runs_out(monkeypatch):
     assert H.strategy["batch_size"] == 4
     assert H.strategy["graphs_kept"] == 0
     assert objective.batch_size == 8
+
+
+@pytest.mark.parametrize("make", [lambda: nn.GRU(5, 4, batch_first=True), lambda: nn.LSTM(5, 4, batch_first=True)])
+def test_recurrent_layers(make):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = make(), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.head(self.layer(inputs)[0][:, -1])
+
+    model = built(Recurrent, dtype=torch.float64)
+    data = (torch.randn(7, 3, 5, generator=seeded(0), dtype=torch.float64), vectors(7)[1])
+    exact = oracles.dense_hessian(model, data)
+    H = Hessian(Objective(model, data, loss=F.cross_entropy))
+    assert (H.dense() - exact).abs().max() < 1e-12
+
+
+def test_derivatives_exist_in_inference_mode_too():
+    model, (inputs, targets) = network("BatchNorm")
+    outside = Objective(model, (inputs, targets), loss=F.cross_entropy)
+    exact, slope = Hessian(outside).dense(), outside.gradient()
+    with torch.inference_mode():
+        for objective in (outside, Objective(model, (inputs + 0, targets), loss=F.cross_entropy)):
+            assert torch.equal(objective.gradient(), slope)
+            assert torch.allclose(Hessian(objective).dense(), exact, atol=1e-14)
+            assert torch.allclose(Hessian(objective, objective.theta + 0).dense(), exact, atol=1e-14)
+            assert eigenpairs(Hessian(objective), k=1).values[0] > 0.1
+
+
+def test_a_wrong_second_derivative_of_torch_is_refused():
+    model = built(lambda: nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 3)), dtype=torch.float64)
+    nn.utils.parametrizations.weight_norm(model[0])
+    inputs, targets = vectors()
+    H = Hessian(Objective(model, (inputs.double(), targets), loss=F.cross_entropy))
+    with pytest.raises(RuntimeError, match="the Hessian of this model is not symmetric .* torch's weight_norm is one"):
+        H @ torch.ones(H.size, dtype=torch.float64)
+
+
+def test_the_operator_keeps_the_point_it_was_given():
+    objective = quadratic(rotated([2.0, 1.0]), start=torch.ones(2, dtype=torch.float64))
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    theta = objective.theta.clone()
+    H, before = Hessian(objective, theta), Hessian(objective).dense()
+    theta.add_(1)
+    assert torch.equal(H.dense(), before)
+
+
+def test_products_of_one_matrix_are_not_taken_for_those_of_another():
+    model, data = network("perceptron")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    metric = torch.linspace(1, 2, objective.size, dtype=torch.float64)
+    operators = [
+        Hessian(objective),
+        Hessian(objective, objective.theta + 1),
+        GaussNewton(objective),
+        Fisher(objective, seed=1),
+        Fisher(objective, seed=2),
+        Preconditioned(Hessian(objective), metric),
+        Preconditioned(Hessian(objective), 2 * metric),
+    ]
+    v = torch.ones(objective.size, dtype=torch.float64)
+    journal = InterruptedJournal()
+    for operator in operators:  # each is the first in its own work, so the places in the journal are the same
+        with execution.working(Work(SerialExecutor(), journal)):
+            assert torch.equal(Resumable(operator) @ v, operator @ v)
 
 
 class NoBatches(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from landscape.execution import SerialExecutor, Work
 from landscape.measure import Probe, answered, kebab, probe_fields
 from landscape.moments import Moments
 from landscape.objective import Objective
+from landscape.optimizer_state import NoStepError
 from landscape.randomness import preserved_rng
 
 
@@ -42,10 +44,12 @@ class ProbeEvery(Recording):
         every: Every so many optimizer updates, or a schedule: "epochs:1", "steps:50", "log:8".
         out: The run's folder.
         objective: From the LightningModule to the `Objective` to ask.
+        name: Tells two callbacks apart that ask the same probe of different objectives; part of the file's name.
         examples: At most so many training examples.
 
     Raises:
-        ValueError: If the schedule is not one; at the start of training if the training examples cannot be fixed.
+        ValueError: If the schedule is not one, or `name` cannot be part of a file's name; at the start of training if
+            the training examples cannot be fixed.
     """
 
     def __init__(
@@ -56,11 +60,15 @@ class ProbeEvery(Recording):
         out: str | Path,
         objective: Callable[[pl.LightningModule], Objective] | None = None,
         examples: int = 2048,
+        name: str = "",
     ) -> None:
         question = {"fields": probe_fields(probe), "every": str(every), "examples": examples}
         question["probe"] = f"{type(probe).__module__}:{type(probe).__qualname__}"
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-        super().__init__(out, f"{kebab(type(probe).__name__)}-by-step-{digest[:12]}")
+        if name and not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"name must consist of letters, digits, - and _, got {name!r}")
+        word = kebab(type(probe).__name__)
+        super().__init__(out, f"{word}-by-step-{name + '-' if name else ''}{digest[:12]}")
         if examples < 1:
             raise ValueError(f"examples must be at least 1, got {examples}")
         self.probe = probe
@@ -117,7 +125,11 @@ class ProbeEvery(Recording):
             return
         with preserved_rng(pl_module.device), torch.enable_grad():
             objective = self._make(pl_module) if self._make else self._objective(trainer, pl_module)
-            answer = answered(self.probe, objective, Work(SerialExecutor(), memory=self._memory))
+            try:
+                answer = answered(self.probe, objective, Work(SerialExecutor(), memory=self._memory))
+            except NoStepError as error:  # an adaptive optimizer has no metric before its first step
+                warnings.warn(f"{error}; {self._name} skips step {step}", stacklevel=2)
+                return
         self._last_asked = step
         self._rows.append("answer", {"step": np.array([step]), **record_of(answer)})
 

@@ -53,7 +53,7 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 def eigenvalue_label(eigenvalues: xr.DataArray) -> str:
     """Whose eigenvalues they are, as the axis says it."""
     title = clean(eigenvalues.attrs.get("long_name", ""), 60).removeprefix("eigenvalue of the ")
-    return "Hessian eigenvalue" if title in ("", "Hessian", "Hessian eigenvalue") else f"Eigenvalue of the {title}"
+    return "Hessian eigenvalue" if title in ("", "Hessian", "Hessian eigenvalue") else f"Eigenvalue of the\n{title}"
 
 
 def _residuals(spectrum: xr.Dataset) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.folding import NotFoldedError, require_folded
+from landscape.identity import digest
 from landscape.objective import Objective
 from landscape.operators.graphs import Graphs, Multiply
 from landscape.randomness import preserved_rng
@@ -41,6 +41,11 @@ class LinearOperator(ABC):
     def strategy(self) -> dict[str, Any]:
         """How products have been computed, for the record."""
         return {}
+
+    @property
+    def identity(self) -> str:
+        """What tells this matrix from others, so that products of one are not taken for those of another."""
+        return f"{type(self).__name__} of size {self.size}"
 
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply one vector: (P,) -> (P,)."""
@@ -106,11 +111,12 @@ class ObjectiveOperator(LinearOperator):
                 entries.
         """
         self.source = objective
-        self.theta = objective.theta if theta is None else theta
+        self.theta = objective.theta if theta is None else theta.detach().clone()
         self.layout = objective.layout if parameters is None else objective.layout.matching(parameters)
         self.size, self.device, self.dtype = self.layout.size, objective.device, objective.dtype
         objective.layout.unflatten(self.theta)  # says what is wrong with it
         self.graphs = Graphs(memory, self.device)
+        self._is_checked = False
 
     @abstractmethod
     def linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
@@ -139,6 +145,11 @@ class ObjectiveOperator(LinearOperator):
             "norms_folded": len(self.objective.folds),
         }
 
+    @cached_property
+    def identity(self) -> str:
+        """What tells this matrix from others of the same model and data."""
+        return f"{type(self).__name__} {self.layout.names} {digest(self.theta)}"
+
     def cotangents(self, V: Tensor) -> list[Tensor]:
         """Cut vectors (P, K) into one tensor (K, *shape) for each parameter of the block."""
         parts = V.T.split(self.layout.sizes, dim=1)
@@ -152,7 +163,8 @@ class ObjectiveOperator(LinearOperator):
         """
         if V.ndim != 2 or V.shape[0] != self.size or not V.shape[1]:
             raise ValueError(f"expected vectors as columns of a ({self.size}, K) matrix, got {tuple(V.shape)}.")
-        V = V.to(self.device, self.dtype)
+        with torch.inference_mode(False):
+            V = V.to(self.device, self.dtype, copy=V.is_inference())
         try:
             return self._product(V)
         except NotFoldedError:
@@ -171,8 +183,7 @@ class ObjectiveOperator(LinearOperator):
                 batch_size = objective.batch_size
             return [self.graphs.linearized(batch, lambda: self._linearize(batch, tensors))(V)]
 
-        # Fused attention has no second derivative, its plain form has.
-        with torch.enable_grad(), preserved_rng(self.device), sdpa_kernel(SDPBackend.MATH):
+        with objective.differentiating(), preserved_rng(self.device):
             (products,) = objective.average(of_batch)
         self.source.num_passes += objective.num_passes - passes
         return products.to(self.dtype)
@@ -180,4 +191,22 @@ class ObjectiveOperator(LinearOperator):
     def _linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
         made = self.linearize(batch, tensors)
         require_folded(self.objective.folds)
+        if not self._is_checked:
+            self._is_checked = True
+            self._require_symmetry(made)
         return made
+
+    def _require_symmetry(self, multiply: Multiply) -> None:
+        """Refuse derivatives that are wrong, by u^T H v = v^T H u for two random vectors and one batch."""
+        generator = torch.Generator().manual_seed(0)
+        V = torch.randn(self.size, 2, generator=generator, dtype=torch.float64).to(self.device, self.dtype)
+        HV = multiply(V).double()
+        products = V.double().T @ HV
+        # For a random u the rounding of Hv adds its norm times N(0, 1): 1e-6 of ||Hv|| in float32, 1e-3 in TF32.
+        allowed = (1e-6 if self.dtype == torch.float64 else 2e-2) * HV.norm()
+        if (products[0, 1] - products[1, 0]).abs() > allowed:
+            raise RuntimeError(
+                f"the {type(self).__name__} of this model is not symmetric (u'Hv and v'Hu are {products[0, 1]:.6g} and "
+                f"{products[1, 0]:.6g}): some operation in it has a wrong second derivative. torch's weight_norm is "
+                "one; fold it into the weight (remove_parametrizations), or write the operation out."
+            )

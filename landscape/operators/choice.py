@@ -42,16 +42,21 @@ def require_operator(name: str) -> None:
         raise ValueError(f"operator must be one of {', '.join(get_args(OperatorName))}, got {name!r}.")
 
 
-def curvature(objective: Objective, name: str = "hessian", parameters: str | Sequence[str] = "*") -> Resumable:
+def curvature(
+    objective: Objective, name: str = "hessian", parameters: str | Sequence[str] = "*", seed: int = 0
+) -> Resumable:
     """Make the operator of a word for an objective, with products that survive an interruption.
 
-    ``preconditioned`` is P^(-1/2) H P^(-1/2) with the metric P of the objective's optimizer.
+    ``fisher`` draws its labels with `seed`; ``preconditioned`` is P^(-1/2) H P^(-1/2) with the metric P of the
+    objective's optimizer.
 
     Raises:
         ValueError: If a pattern matches nothing; or, for ``preconditioned``, the objective knows no adaptive optimizer.
         TypeError: If the operator needs the model's output, which a step= objective hides.
     """
     require_operator(name)
+    if name == "fisher":
+        return Resumable(Fisher(objective, parameters=parameters, seed=seed))
     operator = _OF[name](objective, parameters=parameters)
     if name != PRECONDITIONED:
         return Resumable(operator)

@@ -118,6 +118,11 @@ class Fisher(OutputOperator):
         self._asked = objective
         self.source = self._with_drawn_labels(objective)
 
+    @property
+    def identity(self) -> str:
+        """What tells this matrix from others of the same model and data."""
+        return f"{super().identity} seed {self.seed} of {self.num_samples}"
+
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once: (P, K) -> (P, K)."""
         before = self.source.num_passes

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from landscape.identity import digest
 from landscape.operators.base import LinearOperator
 
 
@@ -46,6 +47,11 @@ class Preconditioned(LinearOperator):
         self.size, self.device, self.dtype = operator.size, operator.device, operator.dtype
         self.diagonal = diagonal.to(operator.device, torch.float64)
         self._scale = self.diagonal.rsqrt().unsqueeze(1)
+
+    @property
+    def identity(self) -> str:
+        """What tells this matrix from others of the same model and data."""
+        return f"{self.operator.identity} preconditioned by {digest(self.diagonal)}"
 
     @property
     def strategy(self) -> dict[str, Any]:

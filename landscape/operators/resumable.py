@@ -25,14 +25,19 @@ class Resumable(LinearOperator):
         self._strategy = "{}"
 
     @property
+    def identity(self) -> str:
+        """What tells this matrix from others."""
+        return self.operator.identity
+
+    @property
     def strategy(self) -> dict[str, Any]:
         """How products were computed when they were, for the record."""
         return json.loads(self._strategy)
 
     def matmat(self, V: Tensor) -> Tensor:
         """Multiply K vectors at once, (P, K) -> (P, K), or recall the products."""
-        plain = V.detach().cpu().contiguous().numpy()
-        piece = recalled("product", plain.tobytes(), lambda: self._computed(V))
+        of = self.operator.identity.encode() + V.detach().cpu().contiguous().numpy().tobytes()
+        piece = recalled("product", of, lambda: self._computed(V))
         self._strategy = piece["strategy"]
         return torch.from_numpy(piece["HV"]).to(self.device)
 

@@ -72,7 +72,7 @@ class SpectralDensity:
             ValueError: If 2 k exceeds the number of parameters.
             RuntimeError: If a Hessian product is not finite.
         """
-        hessian = curvature(objective, self.operator, self.parameters)
+        hessian = curvature(objective, self.operator, self.parameters, self.seed)
         if 2 * self.k > hessian.size:
             raise ValueError(f"k must be at most half the number of parameters {hessian.size}, got {self.k}.")
         found = spectral_density(hessian, self.steps, self.num_probes, self.seed, self.sigma)

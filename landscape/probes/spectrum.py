@@ -62,7 +62,7 @@ class Spectrum:
             ValueError: If k exceeds the number of parameters.
             RuntimeError: If a Hessian product is not finite.
         """
-        hessian = curvature(objective, self.operator, self.parameters)
+        hessian = curvature(objective, self.operator, self.parameters, self.seed)
         if self.k > hessian.size:
             raise ValueError(f"k must lie between 1 and the number of parameters {hessian.size}, got {self.k}.")
         pairs = self._pairs(hessian)

@@ -62,7 +62,7 @@ class Trace:
             ValueError: If k exceeds the number of parameters, or the products do not suffice.
             RuntimeError: If a Hessian product is not finite.
         """
-        hessian = curvature(objective, self.operator, self.parameters)
+        hessian = curvature(objective, self.operator, self.parameters, self.seed)
         if self.k > hessian.size:
             raise ValueError(f"k must lie between 0 and the number of parameters {hessian.size}, got {self.k}.")
         pairs = eigenpairs(hessian, self.k, "both" if self.k > 1 else "largest", seed=self.seed) if self.k else None
