@@ -744,3 +744,9 @@ def test_saving_fails_before_it_writes(tmp_path: Path):
     with pytest.raises(UnwritableError, match="cannot write"):
         figures.save(figure, tmp_path / "file" / "slice")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_different_layers_never_get_the_same_label():
+    names = [f"body.stage{stage}.0.shortcut.{part}" for stage in (2, 3) for part in (0, 1)]
+    assert len(set(told_apart([*names, "head"]))) == 5
+    assert told_apart(["a", "a"]) == ["a", "a"]

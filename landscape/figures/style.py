@@ -106,6 +106,8 @@ def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
         if not all("." in name for name in short):
             break
         short = [name.partition(".")[2] for name in short]
+    while len({shortened(name, limit) for name in short}) < len(set(short)):
+        limit += 2  # two different names must not look the same
     return [shortened(name, limit) for name in short]
 
 
