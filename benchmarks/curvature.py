@@ -37,7 +37,7 @@ Piece = Callable[[nn.Module, Tensor, Tensor], dict[str, Any]]
 PIECES: dict[str, tuple[str, Piece]] = {}  # name -> whose it is, what it does
 PRODUCTS = {1: 6, 8: 3, 32: 1}  # block size -> how often it is timed
 SHOWN = ("num_matvecs", "value", "interval", "hutchinson_would_take", "none_above", "strategy")
-DENSITY_EXAMPLES = 256  # one batch, so that 800 products of a peer end within minutes
+FEW = 256  # one batch, for what takes hundreds of products
 
 
 def piece(owner: str) -> Callable[[Piece], Piece]:
@@ -118,7 +118,7 @@ def landscape_trace(network: nn.Module, inputs: Tensor, targets: Tensor) -> dict
     """Half width of the 95% interval 1% of the trace; and how many products Hutchinson's would take."""
     from landscape import trace
 
-    hessian = our_hessian(network, inputs, targets)
+    hessian = our_hessian(network, inputs[:FEW], targets[:FEW])
     seconds, found = seconds_of(lambda: trace(hessian, rtol=0.01))
     plain = trace(hessian, num_matvecs=60, method="hutchinson", seed=1)
     low, high = plain.interval
@@ -137,7 +137,7 @@ def landscape_density(network: nn.Module, inputs: Tensor, targets: Tensor) -> di
     """80 steps, 10 probes, reorthogonalized."""
     from landscape import spectral_density
 
-    hessian = our_hessian(network, inputs[:DENSITY_EXAMPLES], targets[:DENSITY_EXAMPLES])
+    hessian = our_hessian(network, inputs[:FEW], targets[:FEW])
     seconds, found = seconds_of(lambda: spectral_density(hessian, steps=80, num_probes=10))
     return {"seconds": seconds, "num_matvecs": found.num_matvecs}
 
@@ -218,7 +218,7 @@ def curvlinops_density(network: nn.Module, inputs: Tensor, targets: Tensor) -> d
             network,
             nn.CrossEntropyLoss(),
             list(network.parameters()),
-            batches(inputs[:DENSITY_EXAMPLES], targets[:DENSITY_EXAMPLES]),
+            batches(inputs[:FEW], targets[:FEW]),
             check_deterministic=False,
         )
         cache = LanczosApproximateSpectrumCached(operator, 80, boundaries=(-20.0, 200.0))
@@ -230,14 +230,20 @@ def curvlinops_density(network: nn.Module, inputs: Tensor, targets: Tensor) -> d
 # --- one piece in its own process -------------------------------------------------------------------------------
 
 
+def peak_mib() -> float:
+    """Largest resident memory of this process so far (Linux); unlike getrusage it is not inherited from the parent."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def run_piece(name: str, path: Path, device: str) -> None:
     """Print what a piece found, its unit and the peak of its memory, as JSON."""
     network, inputs, targets = load(path)
     network, inputs, targets = network.to(device), inputs.to(device), targets.to(device)
     before = unit_seconds(network, inputs, targets)
-    baseline = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    baseline = peak_mib()
     found = PIECES[name][1](network, inputs, targets)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     after = unit_seconds(network, inputs, targets)
     vectors = found.pop("vectors", None)
     if vectors is not None:
@@ -292,7 +298,8 @@ def row(name: str, found: dict[str, Any], path: Path, largest: list[float]) -> s
     if "failed" in found:
         return f"{name:<40} failed: {found['failed'][:110]}"
     unit = found["unit"]
-    parts = [f"{name:<40} unit {unit:7.3f} s  peak {found['peak_mib']:6.0f} MiB"]
+    before, after = found["units_spread"]
+    parts = [f"{name:<40} unit {before:.3f}-{after:.3f} s  peak {found['peak_mib']:6.0f} MiB"]
     parts += [f"{key} {seconds / unit:5.2f}" for key, seconds in found.get("products", {}).items()]
     if "seconds" in found:
         parts.append(f"{found['seconds']:7.1f} s = {found['seconds'] / unit:6.1f} units")
