@@ -120,7 +120,7 @@ class Density:
         below_high, up_to_high = self._share_below(high)
         least = (below_high - up_to).clamp(min=0).mean().item()
         most = (up_to_high - below).clamp(max=1).mean().item()
-        share, tail = (least + most) / 2, (1 - confidence) / 2
+        share, tail = min(max((least + most) / 2, 0.0), 1.0), (1 - confidence) / 2  # rounding leads beyond
         probes, P = self.nodes.shape[0], self.size
         return Count(
             estimate=P * share,

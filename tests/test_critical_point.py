@@ -199,6 +199,19 @@ def test_a_large_problem_is_counted_by_its_ends_or_its_density():
     assert (whole.negative_count.item(), whole.attrs["counted_by"]) == (200, "every eigenvalue")
 
 
+def test_a_minimum_is_said_only_where_no_negative_curvature_can_have_been_missed():
+    """Of 200 positive curvatures: all of them computed, far from zero, or near zero beside what a look tells apart."""
+    near, far = (torch.linspace(low, 9, 200, dtype=torch.float64) for low in (0.1, 4.0))
+    whole = CriticalPoint(k=2, resolution=3)(minimum_of(near))
+    assert (whole.attrs["verdict"], whole.none_below.item()) == ("minimum", math.inf)
+    apart = CriticalPoint(k=2, dense_below=0, resolution=3)(minimum_of(far))
+    assert apart.attrs["verdict"] == "minimum" and 0 < apart.none_below.item() < 4
+    unsure = CriticalPoint(k=2, dense_below=0, resolution=3)(minimum_of(near))
+    assert unsure.attrs["verdict"] == "undecided" and -1 < unsure.none_below.item() < 0
+    assert f"none lies below {unsure.none_below.item():.3g} with probability 99%" in unsure.attrs["verdict_reason"]
+    assert unsure.negative_count_certified.item() == 0
+
+
 def test_kinks_are_said():
     relu = Objective(
         built(lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))), vectors(), F.cross_entropy

@@ -254,6 +254,17 @@ def test_the_whole_line_holds_every_eigenvalue():
     assert found.count() == (SIZE, 0.0, (SIZE, SIZE))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_share_of_more_than_one_by_rounding_is_one(seed):
+    """The weights of a quadrature sum to one to within rounding; above one, the standard error had no root."""
+    values = torch.cat([-torch.linspace(0.1, 1, SIZE), -9 * torch.ones(1)]).double()
+    found = spectral_density(Matrix(rotated(values)), steps=40, num_probes=4, seed=seed)
+    for cut in (1e-13, 1e-3, 1.0):
+        count = found.count(-inf, cut)
+        assert count.estimate == pytest.approx(SIZE + 1, rel=1e-12) and count.estimate <= SIZE + 1
+        assert count.standard_error < 1e-4 and count.interval == (SIZE + 1, SIZE + 1)
+
+
 @pytest.mark.parametrize("cut", [-0.3, 0.0, 0.2, 0.7])
 def test_the_bounds_of_the_quadrature_hold_for_each_probe(cut):
     """Chebyshev, Markov, Stieltjes: the true share of each probe lies between them, whatever the steps."""

@@ -93,7 +93,8 @@ class CriticalPoint:
         """Judge the point.
 
         Returns:
-            eigenvalue, residual, converged over (end, rank); tolerance, the tau within which curvature counts as zero;
+            eigenvalue, residual, converged over (end, rank); none_above and none_below, beyond which there is no further
+            eigenvalue with probability 99%; tolerance, the tau within which curvature counts as zero;
             negative_count, of eigenvalues below -tau, with its interval (_lower, _upper) and certified
             least number, index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
             critical_distance; loss, accuracy, ... and quadratic_loss over (alpha), along escape_direction (parameter),
@@ -151,6 +152,9 @@ class CriticalPoint:
         tolerance = max(product_error(objective), self.threshold, inexact) * pairs.scale
         index, more = self._index(hessian, pairs, tolerance)
         answer = _spectrum(pairs, self.k)
+        beyond = "no further eigenvalue {}, probability 99%"
+        answer["none_above"] = ((), pairs.none_above, {"long_name": beyond.format("above")})
+        answer["none_below"] = ((), pairs.none_below, {"long_name": beyond.format("below")})
         answer["tolerance"] = ((), tolerance, {"long_name": "tau: curvature between -tau and tau counts as zero"})
         answer = answer.assign(_counted(index, objective.size))
         answer["gradient_norm"] = near.gradient_norm
