@@ -15,6 +15,7 @@ from landscape.critical.index import certified_below, index_of, smallest
 from landscape.critical.krylov import Krylov
 from landscape.eigen import eigenpairs
 from landscape.execution import SerialExecutor, Work, working
+from landscape.objective import Objective
 from landscape.operators import Hessian
 from landscape.store import Journal
 from landscape.verdict import Nearness
@@ -199,10 +200,37 @@ def test_products_and_gradients_are_counted():
     assert find_critical_point(objective).path is None
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("problem", "outcome"),
+    [
+        (lambda: quadratic(mixed()[0], slope=mixed()[1]), "critical"),
+        (tanh_toy, "critical"),
+        (inflection, "gradient-flat"),
+        (lambda: Objective(*network("perceptron"), loss=F.cross_entropy), "out of iterations"),
+    ],
+)
+def test_no_krylov_space_is_built_twice(method, problem, outcome, monkeypatch):
+    """The last one tells how near a critical point is; a hundred products were spent on it again."""
+    seen, build = [], Krylov.of.__func__
+
+    def watched(cls, operator, gradient, *settings):
+        seen.append(gradient)
+        return build(cls, operator, gradient, *settings)
+
+    monkeypatch.setattr(Krylov, "of", classmethod(watched))
+    objective = problem()
+    found = find_critical_point(objective, method=method, max_iterations=20)
+    assert found.outcome == outcome
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+    if found.gradient_norms[-1] > 0:
+        assert torch.equal(seen[-1], objective.gradient(found.theta))
+        product = Hessian(objective, found.theta).matvec(seen[-1]).norm().item()
+        assert found.gradient_flatness == pytest.approx(product / found.scale / seen[-1].norm().item(), rel=1e-6)
+
+
 def test_the_same_seed_gives_the_same_bits():
     model, data = network("perceptron")
-    from landscape import Objective
-
     objective = Objective(model, data, loss=F.cross_entropy)
     first, second = (find_critical_point(objective, max_iterations=5) for _ in range(2))
     assert torch.equal(first.theta, second.theta)
@@ -443,8 +471,6 @@ def test_scale_covariance_of_newtons_family():
 
 def test_a_network_goes_down_by_saddle_free_newton():
     model, data = network("perceptron")
-    from landscape import Objective
-
     objective = Objective(model, data, loss=F.cross_entropy)
     path = saddle_free_newton(objective, damping=(1.0, 0.1, 0.01), steps=10)
     assert path.losses[-1] < 0.5 * path.losses[0]

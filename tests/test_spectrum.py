@@ -59,7 +59,9 @@ def test_a_minimum_needs_that_no_smaller_value_was_missed(sign, verdict):
         assert judge(answer)[0] == expected, bound
     answer[end] = -sign * 0.25
     reason = judge(answer)[1]
-    assert f"and none lies {end[5:]} {-sign * 0.25} with probability 99%; one nearer zero may have been missed" in reason
+    assert (
+        f"and none lies {end[5:]} {-sign * 0.25} with probability 99%; one nearer zero may have been missed" in reason
+    )
     assert f"smallest {answer.eigenvalue.values[1, 0]:.3g}" in reason
     answer[end] = -sign * np.inf
     assert judge(answer)[0] == "undecided"

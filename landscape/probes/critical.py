@@ -98,8 +98,10 @@ class CriticalPoint:
             negative_count, of eigenvalues below -tau, with its interval (_lower, _upper) and certified
             least number, index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
             critical_distance; loss, accuracy, ... and quadratic_loss over (alpha), along escape_direction (parameter),
-            which runs from the point to alpha = 1 and falls at first where there is a slope; predicted_decrease and
-            measured_decrease there; center_loss etc. at the point; num_matvecs. After a search also theta (parameter),
+            which runs from the point to alpha = 1 and falls at first where there is a slope; predicted_decrease (NaN
+            without negative curvature) and measured_decrease of the loss at alpha = 1, best_decrease of the whole line
+            both ways, NaN where no loss is finite; center_loss etc. at the point; num_matvecs. After a search also
+            theta (parameter),
             moved, start_loss, and search_gradient_norm and search_loss over (iteration). Attributes `verdict`
             (minimum, saddle, maximum, undecided or not a critical point), `verdict_reason`, `counted_by`, `point` and,
             after a search, `search_outcome`.
@@ -273,10 +275,19 @@ def _with_slice(
     quadratic = center["loss"] + slope * reach * alpha + curvature * (reach * alpha) ** 2 / 2
     answer["quadratic_loss"] = ("alpha", quadratic, {"units": "nats", "long_name": "loss of the quadratic model"})
     answer["done"] = ("alpha", np.ones(resolution, dtype=bool))
-    losses = answer["loss"].values[np.isfinite(answer["loss"].values)]
+    decrease = center["loss"] - answer["loss"].values
+    decrease[~np.isfinite(decrease)] = nan
     is_negative = curvature + residual < -float(answer["tolerance"])
-    answer["predicted_decrease"] = ((), center["loss"] - quadratic[-1] if is_negative else nan, {"units": "nats"})
-    answer["measured_decrease"] = ((), center["loss"] - losses.min(initial=inf), {"units": "nats"})
+    for name, value, words in (
+        (
+            "predicted_decrease",
+            center["loss"] - quadratic[-1] if is_negative else nan,
+            "of the quadratic model, at alpha = 1",
+        ),
+        ("measured_decrease", decrease[-1], "of the loss, at alpha = 1"),
+        ("best_decrease", np.fmax.reduce(decrease), "of the loss, the largest on the line"),
+    ):
+        answer[name] = ((), float(value), {"units": "nats", "long_name": f"decrease {words}"})
     answer["escape_direction"] = ("parameter", (reach * unit).cpu().numpy())
     return answer
 
