@@ -16,6 +16,7 @@ from landscape.randomness import gaussian_columns
 
 METHODS = ("krylov", "hutch++", "hutchinson")
 _BLOCK = 16  # products asked for at once
+_ROWS = 2**16  # of a basis that are in float64 at once
 _LEAST = {"krylov": 4, "hutch++": 6, "hutchinson": 2}  # products that leave two samples
 _PILOT = 10  # products that say how many samples a wanted error takes
 _FEWEST = 10  # samples below which Student's interval is not to be trusted
@@ -191,7 +192,7 @@ def block_traces(
         seed: Of the random vectors.
         deflate: Eigenpairs or orthonormal columns (P, j); either costs j products here.
         confidence: Of each interval.
-        max_basis: Most columns that ``krylov`` may add to Q. Twice as many vectors are kept.
+        max_basis: Most columns that ``krylov`` may add to Q. Twice as many vectors are kept, but no samples.
 
     Raises:
         ValueError: If a setting is out of its range, `deflate` does not fit, there are no blocks, or the products do
@@ -202,8 +203,8 @@ def block_traces(
     if not blocks:
         raise ValueError("blocks= needs at least one block, by name; got none.")
     if operator.size <= num_matvecs:
-        diagonal = _finite(operator.dense()).double().diagonal().cpu()
-        return _block_estimate(blocks, diagonal, torch.zeros(operator.size, 0).double(), confidence, operator.size)
+        known = _block_sums(blocks, _finite(operator.dense()).double().diagonal()[:, None])
+        return _block_estimate(blocks, known[:, 0], known[:, 1:], confidence, operator.size)
     part = _Captured(operator, deflate.vectors if isinstance(deflate, Eigenpairs) else deflate, keep_products=True)
     if num_matvecs - part.spent < _LEAST[method]:
         raise ValueError(
@@ -211,13 +212,12 @@ def block_traces(
             f"num_matvecs={num_matvecs} with {part.spent} columns."
         )
     _capture(part, method, num_matvecs, seed, max_basis)
-    Q, HQ = part.basis.double(), part.kept_products.double()
-    known = (2 * Q * HQ - Q * (Q @ (Q.T @ HQ))).sum(dim=1)
+    known = _block_sums(blocks, _known_diagonal(part.basis, part.kept_products)[:, None])
     drawn = []
     for numbers in _cut(num_matvecs - part.spent):
         z = part.vectors(numbers, seed, "sample")
-        drawn.append(z.double() * part.project(part.multiply(z)).double())
-    return _block_estimate(blocks, known.cpu(), torch.cat(drawn, dim=1).cpu(), confidence, part.spent)
+        drawn.append(_block_sums(blocks, z.double() * part.project(part.multiply(z)).double()))
+    return _block_estimate(blocks, known[:, 0], torch.cat(drawn, dim=1), confidence, part.spent)
 
 
 # --- the part that is computed exactly -----------------------------------------------------------------------
@@ -441,16 +441,26 @@ def _estimate(
     )
 
 
+def _known_diagonal(Q: Tensor, HQ: Tensor) -> Tensor:
+    """(P,) float64, the diagonal of Q Q^T H + H Q Q^T - Q Q^T H Q Q^T from (P, j), some rows at a time."""
+    inside = torch.zeros(Q.shape[1], Q.shape[1], dtype=torch.float64, device=Q.device)
+    for q, hq in zip(Q.split(_ROWS), HQ.split(_ROWS), strict=True):
+        inside += q.double().T @ hq.double()
+    pairs = zip(Q.split(_ROWS), HQ.split(_ROWS), strict=True)
+    return torch.cat([(q.double() * (2 * hq.double() - q.double() @ inside)).sum(dim=1) for q, hq in pairs])
+
+
+def _block_sums(blocks: Mapping[str, Tensor | slice], entries: Tensor) -> Tensor:
+    """Sum the rows of (P, n) over each block, (B, n)."""
+    return torch.stack([entries[rows].sum(dim=0) for rows in blocks.values()]).cpu()
+
+
 def _block_estimate(
     blocks: Mapping[str, Tensor | slice], known: Tensor, samples: Tensor, confidence: float, spent: int
 ) -> BlockTraces:
-    """Sum entries on the diagonal, (P,) known and (P, n) sampled, over blocks."""
+    """Add to each block's known part, (B,), the mean of its samples, (B, n)."""
     n = samples.shape[1]
-    found = [
-        (known[entries].sum().item() + mean, error)
-        for entries in blocks.values()
-        for mean, error in [_mean(samples[entries].sum(dim=0))]
-    ]
+    found = [(exact + mean, error) for exact, (mean, error) in zip(known.tolist(), map(_mean, samples), strict=True)]
     values, errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
     half = _student(confidence, n) * errors
     return BlockTraces(

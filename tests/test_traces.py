@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape import execution, traces
 from landscape.eigen import eigenpairs
@@ -393,6 +394,36 @@ def test_deflation_narrows_block_traces():
     found = block_traces(Matrix(matrix), BLOCKS, 40, "hutchinson", deflate=top(matrix, 1))
     assert (found.standard_errors < plain.standard_errors / 100).all()
     assert ((found.values - block_truth(matrix)).abs() < 4 * found.standard_errors).all()
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("method", ["krylov", "hutchinson"])
+def test_samples_are_summed_over_the_blocks_as_they_come(method, monkeypatch):
+    """Or (P, n) numbers in float64 would be kept beside the basis."""
+    monkeypatch.setattr(traces, "_ROWS", 100)
+    matrix = Matrix(rotated(torch.linspace(0, 1, 1000, dtype=torch.float64)))
+    with Largest() as largest:
+        found = block_traces(matrix, {"a": slice(0, 400), "b": torch.arange(300, 1000)}, 400, method, max_basis=20)
+    assert found.num_samples >= 380
+    assert largest.numbers <= 1000 * 32
+
+
+def test_the_known_part_does_not_depend_on_how_many_rows_are_taken_at_a_time(monkeypatch):
+    matrix = rotated(SPECTRA["ten outliers"]).float()
+    whole = block_traces(Matrix(matrix), BLOCKS, 40)
+    monkeypatch.setattr(traces, "_ROWS", 7)
+    assert torch.allclose(block_traces(Matrix(matrix), BLOCKS, 40).values, whole.values, rtol=1e-12)
 
 
 def test_block_traces_of_a_small_matrix_are_exact():

@@ -93,8 +93,8 @@ class CriticalPoint:
         """Judge the point.
 
         Returns:
-            eigenvalue, residual, converged over (end, rank); none_above and none_below, beyond which there is no further
-            eigenvalue with probability 99%; tolerance, the tau within which curvature counts as zero;
+            eigenvalue, residual, converged over (end, rank); none_above and none_below, beyond which there is no
+            further eigenvalue with probability 99%; tolerance, the tau within which curvature counts as zero;
             negative_count, of eigenvalues below -tau, with its interval (_lower, _upper) and certified
             least number, index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
             critical_distance; loss, accuracy, ... and quadratic_loss over (alpha), along escape_direction (parameter),
@@ -323,5 +323,5 @@ def _with_search(answer: xr.Dataset, found: CriticalPointSearch, objective: Obje
 
 
 def _kinked(objective: Objective) -> list[str]:
-    names = {type(module).__name__ for module in objective._module.modules()}
+    names = {kind.__name__ for kind in objective.module_types()}
     return sorted(name for name in names if name in _KINKED or name.startswith(_KINKED_IN))
