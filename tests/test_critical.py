@@ -102,11 +102,14 @@ def test_a_quadratic_is_solved_whatever_its_signs_and_units(method, scale):
     assert (found.gradient_norms.diff() < 0).all()
 
 
-def test_scale_covariance_step_by_step():
-    """A loss in other units takes the same path; 2^20 leaves even the bits of Newton-MR alone."""
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+def test_scale_covariance_step_by_step(method, unit):
+    """A loss in other units takes the same path; Levenberg's damping is in units of ||H||^2."""
     matrix, slope = mixed(8)
-    one = find_critical_point(quadratic(matrix, slope=slope), keep_path=True)
-    other = find_critical_point(quadratic(2.0**20 * matrix, slope=2.0**20 * slope), keep_path=True)
+    one = find_critical_point(quadratic(matrix, slope=slope), method=method, keep_path=True)
+    other = find_critical_point(quadratic(unit * matrix, slope=unit * slope), method=method, keep_path=True)
+    assert len(one.path) > 2
     assert torch.allclose(one.path, other.path, rtol=0, atol=1e-12)
     assert other.gradient_flatness == pytest.approx(one.gradient_flatness, abs=1e-6)
 
@@ -328,6 +331,16 @@ def test_vectors_that_are_no_ritz_vectors_certify_by_their_residuals():
     values, residuals = torch.tensor([-0.5, -0.5]), torch.tensor([0.6, 0.6])
     assert certified_below(values, residuals, -0.2) == 0
     assert certified_below(values, residuals / 100, -0.2) == 2
+
+
+def test_residuals_add_up_in_what_is_certified():
+    """Three axes of curvature -1, each coupled by 1/2 to the others: -3/2 twice and 0, though each axis alone is sure."""
+    matrix = torch.full((3, 3), 0.5, dtype=torch.float64) - 1.5 * torch.eye(3)
+    values = matrix.diagonal()
+    residuals = (matrix - values.diag()).norm(dim=0)
+    assert (values + residuals < -0.2).all()
+    assert int((torch.linalg.eigvalsh(matrix) < -0.2).sum()) == 2
+    assert certified_below(values, residuals, -0.2) == 1
 
 
 class Fixed:

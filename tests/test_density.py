@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, sqrt
 
 import numpy as np
@@ -217,6 +218,30 @@ def test_what_cannot_be_told_from_zero_is_in_neither_half():
     low, high = logs.near_zero_interval
     assert low < -1e-5 and high > 1e-5
     assert logs.positive.max() < 0.5 and logs.negative.max() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("ratios", "share", "interval"),
+    [
+        ((0.4, 0.4), 0.0, (0.0, 0.0)),
+        ((0.6, 0.4), 0.2, (-3.0, 2.0)),
+        ((0.4, 0.6), 0.3, (-1.0, 5.0)),
+        ((0.6, 0.9), 0.5, (-3.0, 5.0)),
+    ],
+)
+def test_a_node_whose_residual_is_half_of_it_stands_for_what_lies_up_to_its_neighbours(ratios, share, interval):
+    """Of five nodes the two around zero, -1 and 2; the others are far, and their residuals say nothing about zero."""
+    nodes = torch.tensor([[-3.0, -1.0, 2.0, 5.0, 9.0]], dtype=torch.float64)
+    weights = torch.tensor([[0.1, 0.2, 0.3, 0.3, 0.1]], dtype=torch.float64)
+    residuals = torch.tensor([[9.0, ratios[0], 2 * ratios[1], 9.0, 9.0]], dtype=torch.float64)
+    plain = spectral_density(Matrix(rotated(BULK)), steps=5, num_probes=1)
+    logs = replace(plain, nodes=nodes, weights=weights, residuals=residuals).logarithmic(decades=3, width=0.05)
+    below = 9e-3  # the end of the grid counts as near zero too
+    assert logs.near_zero == pytest.approx(share)
+    assert logs.near_zero_interval == pytest.approx((min(interval[0], -below), max(interval[1], below)))
+    decades = logs.magnitude.log10()
+    halves = [torch.trapezoid(curve, decades).item() for curve in (logs.negative, logs.positive)]
+    assert halves == pytest.approx([0.3 - 0.2 * (ratios[0] > 0.5), 0.7 - 0.3 * (ratios[1] > 0.5)], abs=1e-3)
 
 
 def test_a_positive_spectrum_has_no_negative_half():

@@ -119,21 +119,6 @@ PROBES = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-@pytest.mark.parametrize(
-    ("title", "matrix"), [("", "Hessian"), ("eigenvalue of the Fisher information", "Fisher information")]
-)
-def test_the_figures_say_whose_eigenvalues_they_show(title, matrix):
-    label = "Hessian eigenvalue" if matrix == "Hessian" else f"Eigenvalue of the {matrix}"
-    spectra, density = spectrum_by_step(steps=3, k=1), density_answer()
-    for array in (spectra["eigenvalue"], density["curvature"]):
-        array.attrs["long_name"] = title
-    assert figures.by_step(spectra).axes[0].get_ylabel() == label
-    assert figures.density(density).axes[0].get_xlabel() == f"{label}, λ"
-    assert (f"λ of the {matrix}" in notes(figures.log_density(density))) == (matrix != "Hessian")
-    for answer, name in ((spectra.isel(step=0), "eigenvalues"), (density, "density"), (density, "log-density")):
-        assert f"of the {matrix}" in _caption(answer, name)
-
-
 def test_every_answer_is_drawn_within_its_page(name: str, tmp_path: Path):
     answer = ANSWERS[name]
     answer.attrs |= {"probe": PROBES[name.split("-")[0]]}
@@ -601,6 +586,19 @@ def test_update_ratios_leave_out_and_count_what_has_no_logarithm():
 # Densities and layers
 
 
+@pytest.mark.parametrize(("title", "matrix"), [("", "Hessian"), ("eigenvalue of the Fisher matrix", "Fisher matrix")])
+def test_the_figures_say_whose_eigenvalues_they_show(title, matrix):
+    label = "Hessian eigenvalue" if matrix == "Hessian" else f"Eigenvalue of the {matrix}"
+    spectra, density = spectrum_by_step(steps=3, k=1), density_answer()
+    for array in (spectra["eigenvalue"], density["curvature"]):
+        array.attrs["long_name"] = title
+    assert figures.by_step(spectra).axes[0].get_ylabel() == label
+    assert figures.density(density).axes[0].get_xlabel() == f"{label}, λ"
+    assert (f"λ of the {matrix}" in notes(figures.log_density(density))) == (matrix != "Hessian")
+    for answer, name in ((spectra.isel(step=0), "eigenvalues"), (density, "density"), (density, "log-density")):
+        assert f"of the {matrix}" in _caption(answer, name)
+
+
 def test_the_logarithmic_density_is_mirrored_about_zero():
     answer = density_answer()
     figure = figures.log_density(answer)
@@ -760,3 +758,9 @@ def test_saving_fails_before_it_writes(tmp_path: Path):
     with pytest.raises(UnwritableError, match="cannot write"):
         figures.save(figure, tmp_path / "file" / "slice")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_different_layers_never_get_the_same_label():
+    names = [f"body.stage{stage}.0.shortcut.{part}" for stage in (2, 3) for part in (0, 1)]
+    assert len(set(told_apart([*names, "head"]))) == 5
+    assert told_apart(["a", "a"]) == ["a", "a"]

@@ -15,6 +15,7 @@ from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
 from landscape.operators import Hessian, Resumable
 from landscape.probes import Trace
+from landscape.randomness import gaussian_columns
 from landscape.traces import METHODS, block_traces, trace
 from tests import oracles
 from tests.problems import InterruptedJournal, Matrix, network, quadratic, rotated
@@ -216,6 +217,33 @@ def test_a_wanted_error_is_reached_at_no_more_than_half_of_what_hutchinson_takes
         assert found.num_matvecs < hutchinson / 2
     else:
         assert found.num_matvecs > hutchinson / 2
+
+
+@pytest.mark.parametrize("name", ["ten outliers", "one huge outlier", "decaying"])
+def test_a_wanted_error_is_not_left_to_few_samples_where_there_are_outliers(name):
+    """Ten samples of what a small basis leaves are skewed; so it has 20 columns, though fewer would cost less."""
+    for seed in range(3):
+        assert trace(Matrix(rotated(SPECTRA[name])), rtol=0.05, seed=seed).basis_size >= 20
+
+
+def test_without_outliers_a_basis_is_not_grown_for_long():
+    """Control for the test above."""
+    for seed in range(3):
+        assert trace(Matrix(rotated(SPECTRA["flat bulk"])), rtol=0.05, seed=seed).basis_size < 10
+
+
+def test_the_interval_of_the_norm_is_students():
+    """Of the mean square, whose samples are independent: their spread times the factor, to each side of it."""
+    matrix = rotated(SPECTRA["ten outliers"])
+    for number, confidence in ((4, 0.5), (10, 0.5), (50, 0.5), (50, 0.95)):
+        found = trace(Matrix(matrix), number, "hutchinson", confidence=confidence)
+        drawn = gaussian_columns(SIZE, range(number), 0, "trace sample")
+        z = drawn * (sqrt(SIZE) / drawn.norm(dim=0))
+        squares = (matrix @ z).square().sum(dim=0)
+        half = scipy.stats.t(number - 1).ppf((1 + confidence) / 2) * (squares.std() / sqrt(number)).item()
+        low, high = (end**2 for end in found.frobenius_interval)
+        assert found.frobenius_norm**2 == pytest.approx(squares.mean().item())
+        assert (low, high) == pytest.approx((squares.mean().item() - half, squares.mean().item() + half))
 
 
 def test_a_wanted_error_that_the_budget_does_not_reach_is_said():
