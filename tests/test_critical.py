@@ -109,7 +109,7 @@ def test_scale_covariance_step_by_step(method, unit):
     matrix, slope = mixed(8)
     one = find_critical_point(quadratic(matrix, slope=slope), method=method, keep_path=True)
     other = find_critical_point(quadratic(unit * matrix, slope=unit * slope), method=method, keep_path=True)
-    assert len(one.path) > 2
+    assert len(one.path) > (2 if method == "levenberg" else 1)
     assert torch.allclose(one.path, other.path, rtol=0, atol=1e-12)
     assert other.gradient_flatness == pytest.approx(one.gradient_flatness, abs=1e-6)
 
@@ -334,7 +334,7 @@ def test_vectors_that_are_no_ritz_vectors_certify_by_their_residuals():
 
 
 def test_residuals_add_up_in_what_is_certified():
-    """Three axes of curvature -1, each coupled by 1/2 to the others: -3/2 twice and 0, though each axis alone is sure."""
+    """Three axes of curvature -1, coupled by 1/2 to each other: -3/2 twice and 0, though each axis alone is sure."""
     matrix = torch.full((3, 3), 0.5, dtype=torch.float64) - 1.5 * torch.eye(3)
     values = matrix.diagonal()
     residuals = (matrix - values.diag()).norm(dim=0)

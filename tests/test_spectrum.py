@@ -69,6 +69,16 @@ def test_a_minimum_needs_that_no_smaller_value_was_missed(sign, verdict):
     assert judge(answer.drop_vars(["none_below", "none_above"]))[0] == verdict  # an answer that does not say
 
 
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "minimum"), (-1, "maximum")])
+def test_an_end_within_its_error_of_zero_is_undecided(sign, verdict):
+    answer = Spectrum(k=1)(quadratic(rotated([sign * v for v in (5.0, 3.0, 1.0, 0.5)])))
+    end = {"end": "smallest" if sign > 0 else "largest", "rank": 0}
+    for residual, expected in ((0.4, verdict), (0.6, "undecided")):
+        answer["residual"].loc[end] = residual
+        assert judge(answer)[0] == expected
+    assert "cannot be told from zero" in judge(answer)[1]
+
+
 def test_products_that_end_before_a_second_look_prove_no_minimum():
     """The ends have converged after 8 products, but with those alone nothing is known of what one vector missed."""
     answer = Spectrum(k=1, tol=0.1, max_matvecs=8)(quadratic(rotated(WELL)))
