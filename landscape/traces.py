@@ -11,7 +11,9 @@ from torch import Tensor
 
 from landscape.eigen import Eigenpairs
 from landscape.execution import report_progress
+from landscape.lanczos import finite
 from landscape.operators import LinearOperator
+from landscape.orthogonal import orthogonalize
 from landscape.randomness import gaussian_columns
 
 METHODS = ("krylov", "hutch++", "hutchinson")
@@ -203,7 +205,7 @@ def block_traces(
     if not blocks:
         raise ValueError("blocks= needs at least one block, by name; got none.")
     if operator.size <= num_matvecs:
-        known = _block_sums(blocks, _finite(operator.dense()).double().diagonal()[:, None])
+        known = _block_sums(blocks, finite(operator.dense()).double().diagonal()[:, None])
         return _block_estimate(blocks, known[:, 0], known[:, 1:], confidence, operator.size)
     part = _Captured(operator, deflate.vectors if isinstance(deflate, Eigenpairs) else deflate, keep_products=True)
     if num_matvecs - part.spent < _LEAST[method]:
@@ -265,7 +267,7 @@ class _Captured:
 
     def multiply(self, V: Tensor) -> Tensor:
         self.spent += V.shape[1]
-        return _finite(self.operator.matmat(V))
+        return finite(self.operator.matmat(V))
 
     def add(self, Q: Tensor, HQ: Tensor) -> None:
         self._append(Q)
@@ -278,9 +280,7 @@ class _Captured:
 
     def project(self, V: Tensor) -> Tensor:
         """Take from columns what lies in the basis; twice, so that rounding leaves nothing."""
-        for _ in range(2 if self.size else 0):
-            V = V - self.basis @ (self.basis.T @ V)
-        return V
+        return orthogonalize(V, self.columns[: self.size])[0]
 
     def vectors(self, numbers: Sequence[int], seed: int, stream: str) -> Tensor:
         """Draw columns (P, K) uniform on the sphere of radius sqrt(d) in the complement."""
@@ -475,7 +475,7 @@ def _block_estimate(
 
 
 def _written_out(operator: LinearOperator, spent: int, confidence: float, reached: bool | None) -> TraceEstimate:
-    matrix = _finite(operator.dense(_BLOCK)).double()
+    matrix = finite(operator.dense(_BLOCK)).double()
     value, norm = matrix.trace().item(), torch.linalg.matrix_norm(matrix).item()
     return TraceEstimate(
         value=value,
@@ -508,12 +508,6 @@ def _student(confidence: float, samples: float) -> float:
 
 def _cut(number: int) -> list[range]:
     return [range(start, min(start + _BLOCK, number)) for start in range(0, number, _BLOCK)]
-
-
-def _finite(products: Tensor) -> Tensor:
-    if not products.isfinite().all():
-        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
-    return products
 
 
 def _orthonormal(operator: LinearOperator, vectors: Tensor) -> Tensor:

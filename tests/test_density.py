@@ -79,7 +79,7 @@ def test_without_reorthogonalization_there_are_ghosts(monkeypatch):
         coordinates[-2:] = part.double()
         return vector - basis[-2:].T @ part, coordinates
 
-    monkeypatch.setattr(module, "_orthogonalized", recurrence)
+    monkeypatch.setattr(module, "orthogonalize", recurrence)
     found = spectral_density(Matrix(rotated(OUTLIERS).float()), steps=120, num_probes=3)
     assert ghosts(found) > 3
 
