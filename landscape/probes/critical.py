@@ -39,7 +39,8 @@ class CriticalPoint:
         threshold: Eigenvalues below threshold times the largest magnitude count as zero; so do those that rounding, or
             the distance to the critical point, may have made of zero. Many eigenvalues of a large network lie near
             zero; 0.01 leaves them out and gives its index a narrow interval.
-        dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact.
+        dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact. With more, a minimum
+            near zero curvature is undecided: what may have been missed reaches below zero.
         density_steps: Lanczos steps a probe, where the index takes a spectral density.
         density_probes: Random vectors of that density.
         resolution: Points of the slice along the direction of smallest curvature.
