@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from landscape.execution import report_progress
+from landscape.lanczos import finite
 from landscape.operators import LinearOperator
+from landscape.orthogonal import orthogonalize
 from landscape.randomness import gaussian_columns
 
 _RELATIVE_VARIANCE = 1e-5  # of the smoothing Gaussian, in units of the range squared (Ghorbani et al.)
@@ -120,7 +122,7 @@ class Density:
         below_high, up_to_high = self._share_below(high)
         least = (below_high - up_to).clamp(min=0).mean().item()
         most = (up_to_high - below).clamp(max=1).mean().item()
-        share, tail = (least + most) / 2, (1 - confidence) / 2
+        share, tail = min(max((least + most) / 2, 0.0), 1.0), (1 - confidence) / 2  # rounding leads beyond
         probes, P = self.nodes.shape[0], self.size
         return Count(
             estimate=P * share,
@@ -297,13 +299,11 @@ class _Lockstep:
 
     def _step(self, running: Tensor, step: int) -> Tensor:
         """Advance the probes that still run; return those that go on."""
-        products = self.operator.matmat(self.basis[running, step].T.contiguous())
+        products = finite(self.operator.matmat(self.basis[running, step].T.contiguous()))
         self.num_matvecs += len(running)
-        if not products.isfinite().all():
-            raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
         going = []
         for probe, product in zip(running.tolist(), products.unbind(dim=1), strict=True):
-            rest, coordinates = _orthogonalized(product, self.basis[probe, : step + 1])
+            rest, coordinates = orthogonalize(product, self.basis[probe, : step + 1])
             length = rest.double().norm().item()
             self.alphas[probe, step] = coordinates[-1]
             known = torch.cat([self.alphas[probe, : step + 1], self.betas[probe, :step]]).abs().max().item()
@@ -312,20 +312,10 @@ class _Lockstep:
                 if step + 1 < self.basis.shape[1]:
                     unit = rest / length
                     if length < 1e-2 * known:  # rounding along the basis is not small beside a short rest
-                        unit, _ = _orthogonalized(unit, self.basis[probe, : step + 1])
+                        unit, _ = orthogonalize(unit, self.basis[probe, : step + 1])
                     self.basis[probe, step + 1] = unit / unit.double().norm()
                     going.append(probe)
         return torch.tensor(going, dtype=torch.long)
-
-
-def _orthogonalized(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
-    """Subtract the projection on the basis (rows) twice; return the rest and the coordinates in float64."""
-    coordinates = torch.zeros(len(basis), dtype=torch.float64)
-    for _ in range(2):
-        part = basis @ vector
-        vector = vector - basis.T @ part
-        coordinates += part.double().cpu()
-    return vector, coordinates
 
 
 def _quadrature(alphas: Tensor, betas: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:

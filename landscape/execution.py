@@ -147,6 +147,23 @@ def report_progress(stage: str, done: int, total: int) -> None:
         _report(work, stage, done, total)
 
 
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Let nothing inside report its progress: to a loop over solvers each of them is one step of its own stage.
+
+    Their stages have the same name every time, so that a display would step back at each.
+    """
+    work = _current.get()
+    if work is None:
+        yield
+        return
+    shown, work.progress = work.progress, None
+    try:
+        yield
+    finally:
+        work.progress = shown
+
+
 def recalled(stage: str, of: bytes, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Compute the next piece of a sequence, or take it from the journal of the current `working` context.
 

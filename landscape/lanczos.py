@@ -6,6 +6,18 @@ import torch
 from torch import Tensor
 
 from landscape.operators import LinearOperator
+from landscape.orthogonal import orthogonalize
+
+
+def finite(products: Tensor) -> Tensor:
+    """Give back products of an operator, of any shape.
+
+    Raises:
+        RuntimeError: If one is not finite.
+    """
+    if not products.isfinite().all():
+        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+    return products
 
 
 class Lanczos:
@@ -115,13 +127,7 @@ class Lanczos:
 
     def orthogonalize(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Subtract the projection on the basis twice; return the rest and the coordinates (m,) in float64."""
-        basis = self.basis[: self.size]
-        coordinates = torch.zeros(self.size, dtype=torch.float64)
-        for _ in range(2):
-            part = basis @ vector
-            vector = vector - basis.T @ part
-            coordinates += part.double().cpu()
-        return vector, coordinates
+        return orthogonalize(vector, self.basis[: self.size])
 
     def random_direction(self) -> Tensor | None:
         """Draw a unit vector orthogonal to the basis, or None where the basis already spans the space."""
@@ -139,9 +145,7 @@ class Lanczos:
         """
         product = self.operator.matvec(vector)
         self.num_matvecs += 1
-        if not product.isfinite().all():
-            raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
-        return product
+        return finite(product)
 
     def _most_needed(self, wanted: Tensor) -> int:
         couplings = self.couplings()

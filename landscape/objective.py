@@ -161,6 +161,10 @@ class Objective:
             (gradient,) = self.average(lambda batch: [flat_gradient(self.batch_loss(batch), tensors)])
         return gradient.to(self.dtype)
 
+    def module_types(self) -> set[type[nn.Module]]:
+        """Collect the kinds of modules that the model is made of, its own among them."""
+        return {type(module) for module in self._module.modules()}
+
     @property
     def optimizer_state(self) -> OptimizerState:
         """What the optimizer held when the objective was made. It is no part of the `identity` of the objective.

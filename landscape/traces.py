@@ -11,11 +11,14 @@ from torch import Tensor
 
 from landscape.eigen import Eigenpairs
 from landscape.execution import report_progress
+from landscape.lanczos import finite
 from landscape.operators import LinearOperator
+from landscape.orthogonal import orthogonalize
 from landscape.randomness import gaussian_columns
 
 METHODS = ("krylov", "hutch++", "hutchinson")
 _BLOCK = 16  # products asked for at once
+_ROWS = 2**16  # of a basis that are in float64 at once
 _LEAST = {"krylov": 4, "hutch++": 6, "hutchinson": 2}  # products that leave two samples
 _PILOT = 10  # products that say how many samples a wanted error takes
 _FEWEST = 10  # samples below which Student's interval is not to be trusted
@@ -191,7 +194,7 @@ def block_traces(
         seed: Of the random vectors.
         deflate: Eigenpairs or orthonormal columns (P, j); either costs j products here.
         confidence: Of each interval.
-        max_basis: Most columns that ``krylov`` may add to Q. Twice as many vectors are kept.
+        max_basis: Most columns that ``krylov`` may add to Q. Twice as many vectors are kept, but no samples.
 
     Raises:
         ValueError: If a setting is out of its range, `deflate` does not fit, there are no blocks, or the products do
@@ -202,8 +205,8 @@ def block_traces(
     if not blocks:
         raise ValueError("blocks= needs at least one block, by name; got none.")
     if operator.size <= num_matvecs:
-        diagonal = _finite(operator.dense()).double().diagonal().cpu()
-        return _block_estimate(blocks, diagonal, torch.zeros(operator.size, 0).double(), confidence, operator.size)
+        known = _block_sums(blocks, finite(operator.dense()).double().diagonal()[:, None])
+        return _block_estimate(blocks, known[:, 0], known[:, 1:], confidence, operator.size)
     part = _Captured(operator, deflate.vectors if isinstance(deflate, Eigenpairs) else deflate, keep_products=True)
     if num_matvecs - part.spent < _LEAST[method]:
         raise ValueError(
@@ -211,13 +214,12 @@ def block_traces(
             f"num_matvecs={num_matvecs} with {part.spent} columns."
         )
     _capture(part, method, num_matvecs, seed, max_basis)
-    Q, HQ = part.basis.double(), part.kept_products.double()
-    known = (2 * Q * HQ - Q * (Q @ (Q.T @ HQ))).sum(dim=1)
+    known = _block_sums(blocks, _known_diagonal(part.basis, part.kept_products)[:, None])
     drawn = []
     for numbers in _cut(num_matvecs - part.spent):
         z = part.vectors(numbers, seed, "sample")
-        drawn.append(z.double() * part.project(part.multiply(z)).double())
-    return _block_estimate(blocks, known.cpu(), torch.cat(drawn, dim=1).cpu(), confidence, part.spent)
+        drawn.append(_block_sums(blocks, z.double() * part.project(part.multiply(z)).double()))
+    return _block_estimate(blocks, known[:, 0], torch.cat(drawn, dim=1), confidence, part.spent)
 
 
 # --- the part that is computed exactly -----------------------------------------------------------------------
@@ -265,7 +267,7 @@ class _Captured:
 
     def multiply(self, V: Tensor) -> Tensor:
         self.spent += V.shape[1]
-        return _finite(self.operator.matmat(V))
+        return finite(self.operator.matmat(V))
 
     def add(self, Q: Tensor, HQ: Tensor) -> None:
         self._append(Q)
@@ -278,9 +280,7 @@ class _Captured:
 
     def project(self, V: Tensor) -> Tensor:
         """Take from columns what lies in the basis; twice, so that rounding leaves nothing."""
-        for _ in range(2 if self.size else 0):
-            V = V - self.basis @ (self.basis.T @ V)
-        return V
+        return orthogonalize(V, self.columns[: self.size])[0]
 
     def vectors(self, numbers: Sequence[int], seed: int, stream: str) -> Tensor:
         """Draw columns (P, K) uniform on the sphere of radius sqrt(d) in the complement."""
@@ -441,16 +441,26 @@ def _estimate(
     )
 
 
+def _known_diagonal(Q: Tensor, HQ: Tensor) -> Tensor:
+    """(P,) float64, the diagonal of Q Q^T H + H Q Q^T - Q Q^T H Q Q^T from (P, j), some rows at a time."""
+    inside = torch.zeros(Q.shape[1], Q.shape[1], dtype=torch.float64, device=Q.device)
+    for q, hq in zip(Q.split(_ROWS), HQ.split(_ROWS), strict=True):
+        inside += q.double().T @ hq.double()
+    pairs = zip(Q.split(_ROWS), HQ.split(_ROWS), strict=True)
+    return torch.cat([(q.double() * (2 * hq.double() - q.double() @ inside)).sum(dim=1) for q, hq in pairs])
+
+
+def _block_sums(blocks: Mapping[str, Tensor | slice], entries: Tensor) -> Tensor:
+    """Sum the rows of (P, n) over each block, (B, n)."""
+    return torch.stack([entries[rows].sum(dim=0) for rows in blocks.values()]).cpu()
+
+
 def _block_estimate(
     blocks: Mapping[str, Tensor | slice], known: Tensor, samples: Tensor, confidence: float, spent: int
 ) -> BlockTraces:
-    """Sum entries on the diagonal, (P,) known and (P, n) sampled, over blocks."""
+    """Add to each block's known part, (B,), the mean of its samples, (B, n)."""
     n = samples.shape[1]
-    found = [
-        (known[entries].sum().item() + mean, error)
-        for entries in blocks.values()
-        for mean, error in [_mean(samples[entries].sum(dim=0))]
-    ]
+    found = [(exact + mean, error) for exact, (mean, error) in zip(known.tolist(), map(_mean, samples), strict=True)]
     values, errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
     half = _student(confidence, n) * errors
     return BlockTraces(
@@ -465,7 +475,7 @@ def _block_estimate(
 
 
 def _written_out(operator: LinearOperator, spent: int, confidence: float, reached: bool | None) -> TraceEstimate:
-    matrix = _finite(operator.dense(_BLOCK)).double()
+    matrix = finite(operator.dense(_BLOCK)).double()
     value, norm = matrix.trace().item(), torch.linalg.matrix_norm(matrix).item()
     return TraceEstimate(
         value=value,
@@ -498,12 +508,6 @@ def _student(confidence: float, samples: float) -> float:
 
 def _cut(number: int) -> list[range]:
     return [range(start, min(start + _BLOCK, number)) for start in range(0, number, _BLOCK)]
-
-
-def _finite(products: Tensor) -> Tensor:
-    if not products.isfinite().all():
-        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
-    return products
 
 
 def _orthonormal(operator: LinearOperator, vectors: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 import xarray as xr
@@ -81,8 +82,14 @@ def judge(answer: xr.Dataset) -> tuple[str, str]:
     """Tell minimum, saddle or maximum from the ends of a spectrum, or say why it is undecided.
 
     A residual r certifies that an eigenvalue lies within r of the value given. So a value below -(tolerance + r)
-    proves negative curvature; a minimum also needs the smallest values to be converged and above the tolerance.
+    proves negative curvature; a minimum also needs the smallest values to be converged and above the tolerance, and
+    that none was missed: where the answer has none_below (of every eigenvalue, or with probability 99%), it must not
+    reach below -tolerance. For a maximum the same holds of none_above.
     The verdict is about curvature alone: it does not ask whether the gradient vanishes.
+
+    Args:
+        answer: eigenvalue, residual and converged over (end, rank), tolerance and, where known, none_below and
+            none_above.
 
     Returns:
         The verdict and one sentence of reason.
@@ -99,7 +106,20 @@ def judge(answer: xr.Dataset) -> tuple[str, str]:
     if not converged:
         return "undecided", f"the ends of the spectrum have not converged: {bounds}"
     if positive and low - low_error > tolerance:
-        return "minimum", f"every curvature is positive: {bounds}"
+        missed = _missed("negative", "below", -float(answer.get("none_below", inf)), tolerance)
+        return ("undecided", f"{missed}; {bounds}") if missed else ("minimum", f"every curvature is positive: {bounds}")
     if negative and high + high_error < -tolerance:
-        return "maximum", f"every curvature is negative: {bounds}"
+        missed = _missed("positive", "above", float(answer.get("none_above", -inf)), tolerance)
+        return ("undecided", f"{missed}; {bounds}") if missed else ("maximum", f"every curvature is negative: {bounds}")
     return "undecided", f"the smallest curvature cannot be told from zero: {bounds}"
+
+
+def _missed(sign: str, side: str, reach: float, tolerance: float) -> str:
+    """Say what curvature of the other sign may have been missed: some of magnitude up to `reach`; empty if none."""
+    if reach <= tolerance:
+        return ""
+    if reach == inf:
+        return f"no {sign} curvature was found, but the products ended before it was looked for; raise max_matvecs"
+    bound = -reach if side == "below" else reach
+    known = f"no {sign} curvature was found, and none lies {side} {bound:.3g} with probability 99%"
+    return f"{known}; one nearer zero may have been missed"

@@ -15,6 +15,7 @@ from landscape.critical.index import certified_below, index_of, smallest
 from landscape.critical.krylov import Krylov
 from landscape.eigen import eigenpairs
 from landscape.execution import SerialExecutor, Work, working
+from landscape.objective import Objective
 from landscape.operators import Hessian
 from landscape.store import Journal
 from landscape.verdict import Nearness
@@ -101,11 +102,14 @@ def test_a_quadratic_is_solved_whatever_its_signs_and_units(method, scale):
     assert (found.gradient_norms.diff() < 0).all()
 
 
-def test_scale_covariance_step_by_step():
-    """A loss in other units takes the same path; 2^20 leaves even the bits of Newton-MR alone."""
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+def test_scale_covariance_step_by_step(method, unit):
+    """A loss in other units takes the same path; Levenberg's damping is in units of ||H||^2."""
     matrix, slope = mixed(8)
-    one = find_critical_point(quadratic(matrix, slope=slope), keep_path=True)
-    other = find_critical_point(quadratic(2.0**20 * matrix, slope=2.0**20 * slope), keep_path=True)
+    one = find_critical_point(quadratic(matrix, slope=slope), method=method, keep_path=True)
+    other = find_critical_point(quadratic(unit * matrix, slope=unit * slope), method=method, keep_path=True)
+    assert len(one.path) > (2 if method == "levenberg" else 1)
     assert torch.allclose(one.path, other.path, rtol=0, atol=1e-12)
     assert other.gradient_flatness == pytest.approx(one.gradient_flatness, abs=1e-6)
 
@@ -199,10 +203,37 @@ def test_products_and_gradients_are_counted():
     assert find_critical_point(objective).path is None
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("problem", "outcome"),
+    [
+        (lambda: quadratic(mixed()[0], slope=mixed()[1]), "critical"),
+        (tanh_toy, "critical"),
+        (inflection, "gradient-flat"),
+        (lambda: Objective(*network("perceptron"), loss=F.cross_entropy), "out of iterations"),
+    ],
+)
+def test_no_krylov_space_is_built_twice(method, problem, outcome, monkeypatch):
+    """The last one tells how near a critical point is; a hundred products were spent on it again."""
+    seen, build = [], Krylov.of.__func__
+
+    def watched(cls, operator, gradient, *settings):
+        seen.append(gradient)
+        return build(cls, operator, gradient, *settings)
+
+    monkeypatch.setattr(Krylov, "of", classmethod(watched))
+    objective = problem()
+    found = find_critical_point(objective, method=method, max_iterations=20)
+    assert found.outcome == outcome
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(seen, 2))
+    if found.gradient_norms[-1] > 0:
+        assert torch.equal(seen[-1], objective.gradient(found.theta))
+        product = Hessian(objective, found.theta).matvec(seen[-1]).norm().item()
+        assert found.gradient_flatness == pytest.approx(product / found.scale / seen[-1].norm().item(), rel=1e-6)
+
+
 def test_the_same_seed_gives_the_same_bits():
     model, data = network("perceptron")
-    from landscape import Objective
-
     objective = Objective(model, data, loss=F.cross_entropy)
     first, second = (find_critical_point(objective, max_iterations=5) for _ in range(2))
     assert torch.equal(first.theta, second.theta)
@@ -300,6 +331,16 @@ def test_vectors_that_are_no_ritz_vectors_certify_by_their_residuals():
     values, residuals = torch.tensor([-0.5, -0.5]), torch.tensor([0.6, 0.6])
     assert certified_below(values, residuals, -0.2) == 0
     assert certified_below(values, residuals / 100, -0.2) == 2
+
+
+def test_residuals_add_up_in_what_is_certified():
+    """Three axes of curvature -1, coupled by 1/2 to each other: -3/2 twice and 0, though each axis alone is sure."""
+    matrix = torch.full((3, 3), 0.5, dtype=torch.float64) - 1.5 * torch.eye(3)
+    values = matrix.diagonal()
+    residuals = (matrix - values.diag()).norm(dim=0)
+    assert (values + residuals < -0.2).all()
+    assert int((torch.linalg.eigvalsh(matrix) < -0.2).sum()) == 2
+    assert certified_below(values, residuals, -0.2) == 1
 
 
 class Fixed:
@@ -443,8 +484,6 @@ def test_scale_covariance_of_newtons_family():
 
 def test_a_network_goes_down_by_saddle_free_newton():
     model, data = network("perceptron")
-    from landscape import Objective
-
     objective = Objective(model, data, loss=F.cross_entropy)
     path = saddle_free_newton(objective, damping=(1.0, 0.1, 0.01), steps=10)
     assert path.losses[-1] < 0.5 * path.losses[0]

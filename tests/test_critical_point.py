@@ -22,6 +22,7 @@ from tests.problems import (
     built,
     inflection,
     network,
+    only_output,
     perceptron,
     quadratic,
     rotated,
@@ -77,7 +78,7 @@ def test_a_linear_autoencoder_has_its_known_index_and_loss(chosen):
     assert answer.attrs["verdict"] == ("saddle" if index else "undecided")  # minima lie in a valley of equal loss
     assert answer.gradient_norm.item() == 0 and math.isnan(answer.gradient_flatness.item())
     if index:
-        assert answer.measured_decrease.item() > 0.2 * answer.predicted_decrease.item() > 0
+        assert answer.best_decrease.item() > 0.2 * answer.predicted_decrease.item() > 0
 
 
 def test_away_from_critical_points_it_says_so_and_how_far():
@@ -144,6 +145,47 @@ def test_the_slice_of_a_quadratic_is_its_own_model():
     assert answer.loss.values[-1] == pytest.approx(objective.loss(objective.theta + direction).item())
 
 
+def test_predicted_and_measured_decrease_are_at_the_same_place():
+    """Off a minimum the line passes it on the way: the best is there, and at its end the loss has risen."""
+    matrix = rotated([5.0, 3.0, 1.0, 0.5])
+    point = torch.ones(4, dtype=torch.float64)
+    rising = CriticalPoint(k=1, gradient_tol=0.5)(quadratic(matrix, slope=-matrix @ point, start=1.1 * point))
+    center = rising.center_loss.item()
+    assert rising.measured_decrease.item() == pytest.approx(center - rising.loss.values[-1])
+    assert rising.best_decrease.item() == pytest.approx(center - rising.loss.values.min())
+    assert rising.measured_decrease.item() < 0 <= rising.best_decrease.item()
+    assert math.isnan(rising.predicted_decrease.item())
+    saddle = CriticalPoint(k=1)(objective := autoencoder(VARIANCES, 3, (1, 2, 3)))
+    assert saddle.measured_decrease.item() == pytest.approx(
+        (objective.loss() - objective.loss(objective.theta + torch.from_numpy(saddle.escape_direction.values))).item()
+    )
+    assert saddle.predicted_decrease.item() == pytest.approx(
+        saddle.center_loss.item() - saddle.quadratic_loss.values[-1].item()
+    )
+    assert saddle.best_decrease.item() > 0.4 > 0 > saddle.measured_decrease.item()  # alpha = 1 lies beyond the valley
+
+
+class Needle(nn.Module):
+    """Finite at its start alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return torch.where((self.w == 1).all(), (self.w**2).sum(), torch.inf) + 0 * inputs.sum()
+
+
+@pytest.mark.parametrize(("resolution", "best"), [(4, math.nan), (3, 0.0)])
+def test_where_no_loss_is_finite_nothing_was_measured(resolution, best):
+    """Three points pass the centre, four do not."""
+    data = (torch.zeros(3, 1, dtype=torch.float64), torch.zeros(3))
+    objective = Objective(Needle(), data, loss=only_output)
+    answer = CriticalPoint(k=1, resolution=resolution)(objective)
+    assert math.isnan(answer.measured_decrease.item())
+    assert answer.best_decrease.item() == pytest.approx(best, nan_ok=True)
+
+
 def test_the_loss_falls_at_first_where_alpha_is_positive():
     for sign in (1.0, -1.0):
         slope = sign * torch.tensor([0.0, 0.3], dtype=torch.float64)
@@ -197,6 +239,19 @@ def test_a_large_problem_is_counted_by_its_ends_or_its_density():
     assert (answer.negative_count.item(), answer.negative_count_certified.item()) == (2, 2)
     whole = CriticalPoint(k=4, dense_below=600)(minimum_of(values))
     assert (whole.negative_count.item(), whole.attrs["counted_by"]) == (200, "every eigenvalue")
+
+
+def test_a_minimum_is_said_only_where_no_negative_curvature_can_have_been_missed():
+    """Of 200 positive curvatures: all of them computed, far from zero, or near zero beside what a look tells apart."""
+    near, far = (torch.linspace(low, 9, 200, dtype=torch.float64) for low in (0.1, 4.0))
+    whole = CriticalPoint(k=2, resolution=3)(minimum_of(near))
+    assert (whole.attrs["verdict"], whole.none_below.item()) == ("minimum", math.inf)
+    apart = CriticalPoint(k=2, dense_below=0, resolution=3)(minimum_of(far))
+    assert apart.attrs["verdict"] == "minimum" and 0 < apart.none_below.item() < 4
+    unsure = CriticalPoint(k=2, dense_below=0, resolution=3)(minimum_of(near))
+    assert unsure.attrs["verdict"] == "undecided" and -1 < unsure.none_below.item() < 0
+    assert f"none lies below {unsure.none_below.item():.3g} with probability 99%" in unsure.attrs["verdict_reason"]
+    assert unsure.negative_count_certified.item() == 0
 
 
 def test_kinks_are_said():

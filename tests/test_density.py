@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, sqrt
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_without_reorthogonalization_there_are_ghosts(monkeypatch):
         coordinates[-2:] = part.double()
         return vector - basis[-2:].T @ part, coordinates
 
-    monkeypatch.setattr(module, "_orthogonalized", recurrence)
+    monkeypatch.setattr(module, "orthogonalize", recurrence)
     found = spectral_density(Matrix(rotated(OUTLIERS).float()), steps=120, num_probes=3)
     assert ghosts(found) > 3
 
@@ -219,6 +220,30 @@ def test_what_cannot_be_told_from_zero_is_in_neither_half():
     assert logs.positive.max() < 0.5 and logs.negative.max() < 0.5
 
 
+@pytest.mark.parametrize(
+    ("ratios", "share", "interval"),
+    [
+        ((0.4, 0.4), 0.0, (0.0, 0.0)),
+        ((0.6, 0.4), 0.2, (-3.0, 2.0)),
+        ((0.4, 0.6), 0.3, (-1.0, 5.0)),
+        ((0.6, 0.9), 0.5, (-3.0, 5.0)),
+    ],
+)
+def test_a_node_whose_residual_is_half_of_it_stands_for_what_lies_up_to_its_neighbours(ratios, share, interval):
+    """Of five nodes the two around zero, -1 and 2; the others are far, and their residuals say nothing about zero."""
+    nodes = torch.tensor([[-3.0, -1.0, 2.0, 5.0, 9.0]], dtype=torch.float64)
+    weights = torch.tensor([[0.1, 0.2, 0.3, 0.3, 0.1]], dtype=torch.float64)
+    residuals = torch.tensor([[9.0, ratios[0], 2 * ratios[1], 9.0, 9.0]], dtype=torch.float64)
+    plain = spectral_density(Matrix(rotated(BULK)), steps=5, num_probes=1)
+    logs = replace(plain, nodes=nodes, weights=weights, residuals=residuals).logarithmic(decades=3, width=0.05)
+    below = 9e-3  # the end of the grid counts as near zero too
+    assert logs.near_zero == pytest.approx(share)
+    assert logs.near_zero_interval == pytest.approx((min(interval[0], -below), max(interval[1], below)))
+    decades = logs.magnitude.log10()
+    halves = [torch.trapezoid(curve, decades).item() for curve in (logs.negative, logs.positive)]
+    assert halves == pytest.approx([0.3 - 0.2 * (ratios[0] > 0.5), 0.7 - 0.3 * (ratios[1] > 0.5)], abs=1e-3)
+
+
 def test_a_positive_spectrum_has_no_negative_half():
     logs = spectral_density(Matrix(rotated(BULK + 0.6)), steps=60, num_probes=3).logarithmic()
     assert logs.negative.max() < 1e-12
@@ -252,6 +277,17 @@ def test_counts_in_gaps(low, high, number):
 def test_the_whole_line_holds_every_eigenvalue():
     found = spectral_density(Matrix(rotated(OUTLIERS)), steps=20, num_probes=2)
     assert found.count() == (SIZE, 0.0, (SIZE, SIZE))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_share_of_more_than_one_by_rounding_is_one(seed):
+    """The weights of a quadrature sum to one to within rounding; above one, the standard error had no root."""
+    values = torch.cat([-torch.linspace(0.1, 1, SIZE), -9 * torch.ones(1)]).double()
+    found = spectral_density(Matrix(rotated(values)), steps=40, num_probes=4, seed=seed)
+    for cut in (1e-13, 1e-3, 1.0):
+        count = found.count(-inf, cut)
+        assert count.estimate == pytest.approx(SIZE + 1, rel=1e-12) and count.estimate <= SIZE + 1
+        assert count.standard_error < 1e-4 and count.interval == (SIZE + 1, SIZE + 1)
 
 
 @pytest.mark.parametrize("cut", [-0.3, 0.0, 0.2, 0.7])

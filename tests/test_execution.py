@@ -14,7 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from landscape.execution import SerialExecutor, Work, open_executor, resumable_map, working
+from landscape.execution import (
+    SerialExecutor,
+    Work,
+    open_executor,
+    quiet_progress,
+    report_progress,
+    resumable_map,
+    working,
+)
 from landscape.objective import Objective
 from landscape.probes import Slice, Surface
 from landscape.store import Journal, Store
@@ -112,6 +120,18 @@ def test_values_that_are_not_numbers_survive_the_journal(tmp_path):
         again = resumable_map(Counting(stop_at=0), None, range(3))
     assert np.array_equal([a["loss"] for a in first], [a["loss"] for a in again], equal_nan=True)
     assert math.copysign(1, again[2]["loss"]) == -1
+
+
+def test_quiet_progress_ends_with_its_context_also_after_an_exception():
+    seen = []
+    with working(Work(SerialExecutor(), progress=lambda *step: seen.append(step))):
+        with pytest.raises(Interrupted), quiet_progress():
+            report_progress("inside", 1, 2)
+            raise Interrupted
+        report_progress("outside", 1, 2)
+    with quiet_progress():
+        report_progress("nobody watches", 1, 2)
+    assert seen == [("outside", 1, 2)]
 
 
 def test_two_maps_of_one_probe_do_not_take_each_others_pieces():

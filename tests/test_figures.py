@@ -16,6 +16,7 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
 from landscape import figures
+from landscape.figures.report import _caption
 from landscape.figures.scales import is_wide, log_levels, number
 from landscape.figures.style import notes, shortened, told_apart
 from landscape.store import UnwritableError
@@ -583,6 +584,19 @@ def test_update_ratios_leave_out_and_count_what_has_no_logarithm():
 
 
 # Densities and layers
+
+
+@pytest.mark.parametrize(("title", "matrix"), [("", "Hessian"), ("eigenvalue of the Fisher matrix", "Fisher matrix")])
+def test_the_figures_say_whose_eigenvalues_they_show(title, matrix):
+    label = "Hessian eigenvalue" if matrix == "Hessian" else f"Eigenvalue of the {matrix}"
+    spectra, density = spectrum_by_step(steps=3, k=1), density_answer()
+    for array in (spectra["eigenvalue"], density["curvature"]):
+        array.attrs["long_name"] = title
+    assert figures.by_step(spectra).axes[0].get_ylabel() == label
+    assert figures.density(density).axes[0].get_xlabel() == f"{label}, λ"
+    assert (f"λ of the {matrix}" in notes(figures.log_density(density))) == (matrix != "Hessian")
+    for answer, name in ((spectra.isel(step=0), "eigenvalues"), (density, "density"), (density, "log-density")):
+        assert f"of the {matrix}" in _caption(answer, name)
 
 
 def test_the_logarithmic_density_is_mirrored_about_zero():

@@ -53,6 +53,10 @@ def test_every_row_is_its_block_of_the_dense_hessian(name, by):
     assert answer.loss.item() == pytest.approx(objective.loss().item())
 
 
+def _double(data):
+    return data[0].double(), data[1]
+
+
 def wide() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 30), nn.Tanh(), nn.Linear(30, 12), nn.Tanh(), nn.Linear(12, 3))
 
@@ -174,6 +178,17 @@ def test_resumed_is_uninterrupted(eigenvalues):
     journal.most = None
     with execution.working(Work(SerialExecutor(), journal)):
         assert probe(objective).identical(whole)
+
+
+def test_the_progress_is_that_of_the_layers_and_never_steps_back():
+    """The solvers of every block report the same stages from zero on."""
+    objective = Objective(built(wide, dtype=torch.float64), _double(vectors()), loss=F.cross_entropy)
+    seen: list[tuple[str, int, int]] = []
+    with execution.working(Work(SerialExecutor(), progress=lambda *step: seen.append(step))) as work:
+        Layers()(objective)
+        assert work.progress is not None
+        execution.report_progress("after", 1, 1)
+    assert seen == [*(("layers", done, 3) for done in range(4)), ("after", 1, 1)]
 
 
 def test_refusals():

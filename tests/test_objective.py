@@ -35,6 +35,16 @@ def classifier(**options) -> Objective:
     return Objective(built(perceptron), vectors(), loss=F.cross_entropy, **options)
 
 
+def test_the_kinds_of_modules_are_told():
+    assert Objective(built(TinyCNN), images(), loss=F.cross_entropy).module_types() >= {
+        TinyCNN,
+        nn.Conv2d,
+        nn.BatchNorm2d,
+        nn.Linear,
+    }
+    assert classifier().module_types() == {nn.Sequential, nn.Linear, nn.Tanh}
+
+
 # --- values -------------------------------------------------------------------------------------------------------
 
 

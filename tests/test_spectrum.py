@@ -18,6 +18,7 @@ from tests import oracles
 from tests.problems import InterruptedJournal, network, quadratic, rotated
 
 LONG = torch.linspace(0.1, 1, 200, dtype=torch.float64).tolist()
+WELL = torch.linspace(4, 9, 200, dtype=torch.float64).tolist()  # so far from zero that a look excludes the other sign
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,10 @@ LONG = torch.linspace(0.1, 1, 200, dtype=torch.float64).tolist()
         ([5.0, 3.0, 1.0, 0.0], "undecided", "cannot be told from zero"),
         ([0.0, 0.0, 0.0, 0.0], "undecided", "cannot be told from zero"),
         ([5.0, 3.0, 1.0, 1e-15], "undecided", "cannot be told from zero"),  # below 100 eps * 5
-        ([*LONG, 9.0], "minimum", "every curvature is positive"),
+        ([*LONG, 9.0], "undecided", "no negative curvature was found, and none lies below -0."),
+        ([-v for v in [*LONG, 9.0]], "undecided", "no positive curvature was found, and none lies above 0."),
+        (WELL, "minimum", "every curvature is positive"),
+        ([-v for v in WELL], "maximum", "every curvature is negative"),
         ([*LONG, 9.0, -3.0], "saddle", "curvature of both signs"),
     ],
 )
@@ -42,6 +46,46 @@ def test_verdicts(spectrum, verdict, reason):
     assert answer.eigenvalue.sel(end="smallest").values == pytest.approx(
         ordered[::-1][:2], abs=2e-3 * max(map(abs, spectrum))
     )
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "minimum"), (-1, "maximum")])
+def test_a_minimum_needs_that_no_smaller_value_was_missed(sign, verdict):
+    """Beyond none_below, and none_above, nothing lies; what they leave open may be of the other sign."""
+    answer = Spectrum(k=1)(quadratic(rotated([sign * v for v in (5.0, 3.0, 1.0, 0.5)])))
+    end = "none_below" if sign > 0 else "none_above"
+    tolerance = answer.tolerance.item()
+    for bound, expected in ((0.7, verdict), (-0.5 * tolerance, verdict), (-2 * tolerance, "undecided")):
+        answer[end] = sign * bound
+        assert judge(answer)[0] == expected, bound
+    answer[end] = -sign * 0.25
+    reason = judge(answer)[1]
+    assert (
+        f"and none lies {end[5:]} {-sign * 0.25} with probability 99%; one nearer zero may have been missed" in reason
+    )
+    assert f"smallest {answer.eigenvalue.values[1, 0]:.3g}" in reason
+    answer[end] = -sign * np.inf
+    assert judge(answer)[0] == "undecided"
+    assert "the products ended before it was looked for; raise max_matvecs" in judge(answer)[1]
+    assert judge(answer.drop_vars(["none_below", "none_above"]))[0] == verdict  # an answer that does not say
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, "minimum"), (-1, "maximum")])
+def test_an_end_within_its_error_of_zero_is_undecided(sign, verdict):
+    answer = Spectrum(k=1)(quadratic(rotated([sign * v for v in (5.0, 3.0, 1.0, 0.5)])))
+    end = {"end": "smallest" if sign > 0 else "largest", "rank": 0}
+    for residual, expected in ((0.4, verdict), (0.6, "undecided")):
+        answer["residual"].loc[end] = residual
+        assert judge(answer)[0] == expected
+    assert "cannot be told from zero" in judge(answer)[1]
+
+
+def test_products_that_end_before_a_second_look_prove_no_minimum():
+    """The ends have converged after 8 products, but with those alone nothing is known of what one vector missed."""
+    answer = Spectrum(k=1, tol=0.1, max_matvecs=8)(quadratic(rotated(WELL)))
+    assert answer.converged.all() and answer.none_below.item() == -np.inf
+    assert answer.attrs["verdict"] == "undecided"
+    assert "raise max_matvecs" in answer.attrs["verdict_reason"]
+    assert Spectrum(k=1, tol=0.1)(quadratic(rotated(WELL))).attrs["verdict"] == "minimum"
 
 
 def test_a_small_negative_value_within_its_error_proves_nothing():

@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from landscape import execution, traces
 from landscape.eigen import eigenpairs
@@ -14,6 +15,7 @@ from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
 from landscape.operators import Hessian, Resumable
 from landscape.probes import Trace
+from landscape.randomness import gaussian_columns
 from landscape.traces import METHODS, block_traces, trace
 from tests import oracles
 from tests.problems import InterruptedJournal, Matrix, network, quadratic, rotated
@@ -217,6 +219,33 @@ def test_a_wanted_error_is_reached_at_no_more_than_half_of_what_hutchinson_takes
         assert found.num_matvecs > hutchinson / 2
 
 
+@pytest.mark.parametrize("name", ["ten outliers", "one huge outlier", "decaying"])
+def test_a_wanted_error_is_not_left_to_few_samples_where_there_are_outliers(name):
+    """Ten samples of what a small basis leaves are skewed; so it has 20 columns, though fewer would cost less."""
+    for seed in range(3):
+        assert trace(Matrix(rotated(SPECTRA[name])), rtol=0.05, seed=seed).basis_size >= 20
+
+
+def test_without_outliers_a_basis_is_not_grown_for_long():
+    """Control for the test above."""
+    for seed in range(3):
+        assert trace(Matrix(rotated(SPECTRA["flat bulk"])), rtol=0.05, seed=seed).basis_size < 10
+
+
+def test_the_interval_of_the_norm_is_students():
+    """Of the mean square, whose samples are independent: their spread times the factor, to each side of it."""
+    matrix = rotated(SPECTRA["ten outliers"])
+    for number, confidence in ((4, 0.5), (10, 0.5), (50, 0.5), (50, 0.95)):
+        found = trace(Matrix(matrix), number, "hutchinson", confidence=confidence)
+        drawn = gaussian_columns(SIZE, range(number), 0, "trace sample")
+        z = drawn * (sqrt(SIZE) / drawn.norm(dim=0))
+        squares = (matrix @ z).square().sum(dim=0)
+        half = scipy.stats.t(number - 1).ppf((1 + confidence) / 2) * (squares.std() / sqrt(number)).item()
+        low, high = (end**2 for end in found.frobenius_interval)
+        assert found.frobenius_norm**2 == pytest.approx(squares.mean().item())
+        assert (low, high) == pytest.approx((squares.mean().item() - half, squares.mean().item() + half))
+
+
 def test_a_wanted_error_that_the_budget_does_not_reach_is_said():
     found = trace(Matrix(rotated(SPECTRA["decaying"])), 40, rtol=1e-4)
     assert found.reached is False
@@ -393,6 +422,36 @@ def test_deflation_narrows_block_traces():
     found = block_traces(Matrix(matrix), BLOCKS, 40, "hutchinson", deflate=top(matrix, 1))
     assert (found.standard_errors < plain.standard_errors / 100).all()
     assert ((found.values - block_truth(matrix)).abs() < 4 * found.standard_errors).all()
+
+
+class Largest(TorchDispatchMode):
+    """Watches how many numbers the largest tensor has that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+@pytest.mark.parametrize("method", ["krylov", "hutchinson"])
+def test_samples_are_summed_over_the_blocks_as_they_come(method, monkeypatch):
+    """Or (P, n) numbers in float64 would be kept beside the basis."""
+    monkeypatch.setattr(traces, "_ROWS", 100)
+    matrix = Matrix(rotated(torch.linspace(0, 1, 1000, dtype=torch.float64)))
+    with Largest() as largest:
+        found = block_traces(matrix, {"a": slice(0, 400), "b": torch.arange(300, 1000)}, 400, method, max_basis=20)
+    assert found.num_samples >= 380
+    assert largest.numbers <= 1000 * 32
+
+
+def test_the_known_part_does_not_depend_on_how_many_rows_are_taken_at_a_time(monkeypatch):
+    matrix = rotated(SPECTRA["ten outliers"]).float()
+    whole = block_traces(Matrix(matrix), BLOCKS, 40)
+    monkeypatch.setattr(traces, "_ROWS", 7)
+    assert torch.allclose(block_traces(Matrix(matrix), BLOCKS, 40).values, whole.values, rtol=1e-12)
 
 
 def test_block_traces_of_a_small_matrix_are_exact():

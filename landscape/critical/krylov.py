@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.lanczos import finite
 from landscape.operators import LinearOperator
+from landscape.orthogonal import orthogonalize
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,9 @@ class Krylov:
         basis[0] = gradient / length
         projected = torch.zeros(most + 1, most, dtype=torch.float64)
         for step in range(1, most + 1):
-            product = operator.matvec(basis[step - 1])
-            if not product.isfinite().all():
-                raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+            product = finite(operator.matvec(basis[step - 1]))
             norm = product.double().norm().item()
-            for _ in range(2):
-                part = basis[:step] @ product
-                product = product - basis[:step].T @ part
-                projected[:step, step - 1] += part.double().cpu()
+            product, projected[:step, step - 1] = orthogonalize(product, basis[:step])
             rest = product.double().norm().item()
             # What is left is rounding: the space is invariant.
             if rest <= 1e3 * torch.finfo(operator.dtype).eps * norm or step == operator.size:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.critical.krylov import Krylov
+from landscape.lanczos import finite
 from landscape.objective import Objective
 from landscape.operators import Hessian
 
@@ -149,9 +150,7 @@ def _decomposed(objective: Objective, theta: Tensor, gradient: Tensor, subspace:
     """Eigenvalues (m,) and eigenvectors (m, P), as rows, of the Hessian or of its part in a Krylov space; float64."""
     hessian = Hessian(objective, theta)
     if subspace is None and hessian.size <= _DENSE_BELOW:
-        matrix = hessian.dense().double()
-        if not matrix.isfinite().all():
-            raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+        matrix = finite(hessian.dense()).double()
         values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
         return values, vectors.T
     space = Krylov.of(hessian, gradient, subspace or 100)

@@ -118,7 +118,7 @@ def find_critical_point(
     for iteration in range(max_iterations + 1):
         report_progress("iterations, at most", iteration, max_iterations)
         space = walk.look()
-        if space is None or walk.nearness(space).distance <= tol:
+        if space is None or walk.nearness().distance <= tol:
             outcome = "critical"
             walk.polish(step, space)
             break
@@ -146,6 +146,7 @@ class _Walk:
         self.path = [theta] if keep_path else None
         self.length = theta.double().norm().item()
         self.scale = 0.0
+        self.product_norm = 0.0
         self.measure_scale()
 
     @property
@@ -179,16 +180,18 @@ class _Walk:
     def look(self) -> Krylov | None:
         """The Krylov space at hand, solved the better the nearer the goal; None where the gradient is zero."""
         if self.norm == 0:
+            self.product_norm = 0.0
             return None
         forcing = min(0.1, (self.norm / self.norms[0]) ** 0.5)
         space = Krylov.of(self.hessian(), self.gradient, self.max_basis, forcing)
         self.num_matvecs += space.num_matvecs
-        self.scale = max(self.scale, space.scale)
+        self.scale, self.product_norm = max(self.scale, space.scale), space.product_norm
         return space
 
-    def nearness(self, space: Krylov | None) -> Nearness:
+    def nearness(self) -> Nearness:
+        """How near a critical point is to where `look` was called last."""
         length = max(self.length, self.theta.double().norm().item())
-        return Nearness.of(self.norm, space.product_norm if space else 0.0, self.scale, length, self.eps)
+        return Nearness.of(self.norm, self.product_norm, self.scale, length, self.eps)
 
     def go(self, found: tuple[Tensor, float, Tensor] | None) -> bool:
         if found is None:
@@ -203,7 +206,7 @@ class _Walk:
     def polish(self, step: Step, space: Krylov | None) -> None:
         """Go on while that is nearly free: off a degenerate critical point zero eigenvalues look like negative ones."""
         for _ in range(POLISHING):
-            if space is None or self.nearness(space).distance == 0:
+            if space is None or self.nearness().distance == 0:
                 return
             found = step(self, space)
             if found is None or found[2].double().norm().item() > 0.1 * self.norm:
@@ -214,7 +217,7 @@ class _Walk:
     def ended(self, outcome: str, tol: float, max_iterations: int) -> CriticalPointSearch:
         report_progress("iterations, at most", max_iterations, max_iterations)
         self.measure_scale()
-        near = self.nearness(self.look())
+        near = self.nearness()  # every way to the end has looked from where it stands
         flat = outcome != "critical" and near.is_flat
         return CriticalPointSearch(
             theta=self.theta,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from landscape.figures.labels import quantity
 from landscape.figures.scales import finite, is_wide, log_y, round_ticks
+from landscape.figures.spectra import eigenvalue_label
 from landscape.figures.style import (
     BLUE,
     GREEN,
@@ -166,7 +167,7 @@ def by_step(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.xaxis.set_major_locator(round_ticks(6, integer=True))
     alone = clean(lines[0][0], 40) if len(lines) == 1 else ""
     shares = "Sharpness / its largest value" if _is_sharpness(answer) else ""
-    ax.set_ylabel("Hessian eigenvalue" if is_spectrum else shares or alone)
+    ax.set_ylabel(eigenvalue_label(answer["eigenvalue"]) if is_spectrum else shares or alone)
     legend_above(ax, columns=3)
     broken = everything.size - finite(everything).size
     note(ax, [f"{count(broken, 'non-finite value')} left out" if broken else ""])

@@ -1,4 +1,4 @@
-"""The density of a Hessian's eigenvalues, with its outliers."""
+"""The density of a matrix's eigenvalues, with its outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from landscape.figures.scales import finite, log_levels, number
-from landscape.figures.spectra import eigenvalue_label
+from landscape.figures.spectra import eigenvalue_label, matrix_of
 from landscape.figures.style import (
     BLUE,
     VERMILLION,
@@ -61,7 +61,8 @@ def log_density(answer: xr.Dataset) -> Figure:
     left.set_xlabel("−λ, negative eigenvalues")
     right.set_xlabel("λ, positive eigenvalues")
     right.tick_params(labelleft=False)
-    note_under(figure, [*_notes(answer), _near_zero(answer)])
+    matrix = matrix_of(answer["curvature"])
+    note_under(figure, [*_notes(answer), _near_zero(answer), "" if matrix == "Hessian" else f"λ of the {matrix}"])
     return figure
 
 

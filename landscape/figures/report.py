@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from landscape.figures.critical import index_against_loss
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.interactive import interactive_surface
+from landscape.figures.spectra import matrix_of
 from landscape.figures.style import rendered
 from landscape.store import MissingError, Store, StoreError
 from landscape.store.disk import Disk, explained, write_whole
@@ -54,9 +55,9 @@ _CAPTIONS = {
     "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
     "escape": "Loss along the direction of smallest curvature.",
     "index-against-loss": "Loss of every point that was judged, against its index.",
-    "eigenvalues": "Both ends of the spectrum of the Hessian.",
-    "log-density": "Density of the eigenvalues of the Hessian by magnitude, negative and positive apart.",
-    "density": "Density of the eigenvalues of the Hessian.",
+    "eigenvalues": "Both ends of the spectrum of the {matrix}.",
+    "log-density": "Density of the eigenvalues of the {matrix} by magnitude, negative and positive apart.",
+    "density": "Density of the eigenvalues of the {matrix}.",
     "layer-bars": "Curvature of every layer's own block of the Hessian.",
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
@@ -216,6 +217,8 @@ def _together(pages: Sequence[RunPage]) -> list[Shown]:
 
 def _caption(answer: xr.Dataset, title: str) -> str:
     known = _CAPTIONS.get(title) or _CAPTIONS.get(title.split("-seed")[0])
+    if known and "{matrix}" in known:
+        return known.replace("{matrix}", matrix_of(answer["curvature" if "curvature" in answer else "eigenvalue"]))
     if known and "directions" in answer.attrs:
         return f"{known} Directions: {clean(answer.attrs['directions'], 60)}."
     return known or f"{clean(title, 60)}, by {clean(answer.attrs.get('probe', 'a probe'), 60)}."

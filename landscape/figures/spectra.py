@@ -1,4 +1,4 @@
-"""Both ends of a Hessian spectrum."""
+"""Both ends of a spectrum."""
 
 from __future__ import annotations
 
@@ -52,8 +52,14 @@ def eigenvalues(spectrum: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 
 def eigenvalue_label(eigenvalues: xr.DataArray) -> str:
     """Whose eigenvalues they are, as the axis says it."""
+    matrix = matrix_of(eigenvalues)
+    return "Hessian eigenvalue" if matrix == "Hessian" else f"Eigenvalue of the\n{matrix}"
+
+
+def matrix_of(eigenvalues: xr.DataArray) -> str:
+    """The matrix whose eigenvalues they are; the Hessian where that is not said."""
     title = clean(eigenvalues.attrs.get("long_name", ""), 60).removeprefix("eigenvalue of the ")
-    return "Hessian eigenvalue" if title in ("", "Hessian", "Hessian eigenvalue") else f"Eigenvalue of the\n{title}"
+    return "Hessian" if title in ("", "Hessian eigenvalue") else title
 
 
 def _residuals(spectrum: xr.Dataset) -> np.ndarray:

@@ -39,7 +39,8 @@ class CriticalPoint:
         threshold: Eigenvalues below threshold times the largest magnitude count as zero; so do those that rounding, or
             the distance to the critical point, may have made of zero. Many eigenvalues of a large network lie near
             zero; 0.01 leaves them out and gives its index a narrow interval.
-        dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact.
+        dense_below: Up to so many parameters every eigenvalue is computed, and the index is exact. With more, a minimum
+            near zero curvature is undecided: what may have been missed reaches below zero.
         density_steps: Lanczos steps a probe, where the index takes a spectral density.
         density_probes: Random vectors of that density.
         resolution: Points of the slice along the direction of smallest curvature.
@@ -93,12 +94,15 @@ class CriticalPoint:
         """Judge the point.
 
         Returns:
-            eigenvalue, residual, converged over (end, rank); tolerance, the tau within which curvature counts as zero;
+            eigenvalue, residual, converged over (end, rank); none_above and none_below, beyond which there is no
+            further eigenvalue with probability 99%; tolerance, the tau within which curvature counts as zero;
             negative_count, of eigenvalues below -tau, with its interval (_lower, _upper) and certified
             least number, index_fraction with its interval; gradient_norm, gradient_flatness ||Hg|| / (||H|| ||g||) and
             critical_distance; loss, accuracy, ... and quadratic_loss over (alpha), along escape_direction (parameter),
-            which runs from the point to alpha = 1 and falls at first where there is a slope; predicted_decrease and
-            measured_decrease there; center_loss etc. at the point; num_matvecs. After a search also theta (parameter),
+            which runs from the point to alpha = 1 and falls at first where there is a slope; predicted_decrease (NaN
+            without negative curvature) and measured_decrease of the loss at alpha = 1, best_decrease of the whole line
+            both ways, NaN where no loss is finite; center_loss etc. at the point; num_matvecs. After a search also
+            theta (parameter),
             moved, start_loss, and search_gradient_norm and search_loss over (iteration). Attributes `verdict`
             (minimum, saddle, maximum, undecided or not a critical point), `verdict_reason`, `counted_by`, `point` and,
             after a search, `search_outcome`.
@@ -151,6 +155,9 @@ class CriticalPoint:
         tolerance = max(product_error(objective), self.threshold, inexact) * pairs.scale
         index, more = self._index(hessian, pairs, tolerance)
         answer = _spectrum(pairs, self.k)
+        beyond = "no further eigenvalue {}, probability 99%"
+        answer["none_above"] = ((), pairs.none_above, {"long_name": beyond.format("above")})
+        answer["none_below"] = ((), pairs.none_below, {"long_name": beyond.format("below")})
         answer["tolerance"] = ((), tolerance, {"long_name": "tau: curvature between -tau and tau counts as zero"})
         answer = answer.assign(_counted(index, objective.size))
         answer["gradient_norm"] = near.gradient_norm
@@ -269,10 +276,19 @@ def _with_slice(
     quadratic = center["loss"] + slope * reach * alpha + curvature * (reach * alpha) ** 2 / 2
     answer["quadratic_loss"] = ("alpha", quadratic, {"units": "nats", "long_name": "loss of the quadratic model"})
     answer["done"] = ("alpha", np.ones(resolution, dtype=bool))
-    losses = answer["loss"].values[np.isfinite(answer["loss"].values)]
+    decrease = center["loss"] - answer["loss"].values
+    decrease[~np.isfinite(decrease)] = nan
     is_negative = curvature + residual < -float(answer["tolerance"])
-    answer["predicted_decrease"] = ((), center["loss"] - quadratic[-1] if is_negative else nan, {"units": "nats"})
-    answer["measured_decrease"] = ((), center["loss"] - losses.min(initial=inf), {"units": "nats"})
+    for name, value, words in (
+        (
+            "predicted_decrease",
+            center["loss"] - quadratic[-1] if is_negative else nan,
+            "of the quadratic model, at alpha = 1",
+        ),
+        ("measured_decrease", decrease[-1], "of the loss, at alpha = 1"),
+        ("best_decrease", np.fmax.reduce(decrease), "of the loss, the largest on the line"),
+    ):
+        answer[name] = ((), float(value), {"units": "nats", "long_name": f"decrease {words}"})
     answer["escape_direction"] = ("parameter", (reach * unit).cpu().numpy())
     return answer
 
@@ -308,5 +324,5 @@ def _with_search(answer: xr.Dataset, found: CriticalPointSearch, objective: Obje
 
 
 def _kinked(objective: Objective) -> list[str]:
-    names = {type(module).__name__ for module in objective._module.modules()}
+    names = {kind.__name__ for kind in objective.module_types()}
     return sorted(name for name in names if name in _KINKED or name.startswith(_KINKED_IN))

@@ -1,4 +1,4 @@
-"""Spectral density of the Hessian, with its outliers."""
+"""Spectral density of a curvature matrix, with its outliers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from landscape.verdict import product_error
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """Density of the eigenvalues of the Hessian of the training loss, its spread, and the outliers at both ends.
+    """Spectral density of the Hessian of the training loss, or of the matrix that operator names, with its outliers.
+
+    The spread over the probes is the error of the density; the outliers at both ends are computed by themselves.
 
     Attributes:
         steps: Lanczos steps of each probe.

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.eigen import eigenpairs
-from landscape.execution import report_progress
+from landscape.execution import quiet_progress, report_progress
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
 from landscape.parameters import ParameterLayout
@@ -95,7 +95,8 @@ class Layers:
         for number, names in enumerate(rows.values()):
             report_progress("layers", number, len(rows))
             block = Resumable(Hessian(objective, parameters=[escape(name) for name in names]))
-            measured.append(self._row(block))
+            with quiet_progress():
+                measured.append(self._row(block))
         report_progress("layers", len(rows), len(rows))
         return {name: ("layer", np.array([row[name] for row in measured])) for name in measured[0]}
 

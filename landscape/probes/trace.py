@@ -1,4 +1,4 @@
-"""Trace and Frobenius norm of the Hessian, each with an interval."""
+"""Trace and Frobenius norm of a curvature matrix, each with an interval."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from landscape.traces import check_settings, trace
 
 @dataclass(frozen=True)
 class Trace:
-    """Trace and Frobenius norm of the Hessian of the training loss, each with an interval.
+    """Trace and Frobenius norm of the Hessian of the training loss, or of the matrix that operator names.
+
+    Each has an interval.
 
     Attributes:
-        num_matvecs: Hessian products to spend; the most to spend where rtol is given. None for 100, or 10,000.
+        num_matvecs: Products to spend; the most to spend where rtol is given. None for 100, or 10,000.
         rtol: Half width of the interval that is wanted, relative to the trace, such as 0.01.
         method: How outliers are found and taken out of the random part.
         k: Eigenpairs from both ends that are computed first and taken out too; krylov mostly does as well without.
@@ -75,14 +77,16 @@ class Trace:
             confidence=self.confidence,
             rtol=self.rtol,
         )
+        title = TITLES[self.operator]
         error = {"long_name": "standard error of the trace", "units": "nats"}
+        norm = {"long_name": f"Frobenius norm of the {title}", "units": "nats"}
         answer = xr.Dataset(
             {
-                "trace": ((), found.value, {"long_name": f"trace of the {TITLES[self.operator]}", "units": "nats"}),
+                "trace": ((), found.value, {"long_name": f"trace of the {title}", "units": "nats"}),
                 "trace_standard_error": ((), found.standard_error, error),
                 "trace_low": found.interval[0],
                 "trace_high": found.interval[1],
-                "frobenius_norm": ((), found.frobenius_norm, {"long_name": "||H||_F", "units": "nats"}),
+                "frobenius_norm": ((), found.frobenius_norm, norm),
                 "frobenius_low": found.frobenius_interval[0],
                 "frobenius_high": found.frobenius_interval[1],
                 "mean_eigenvalue": found.value / hessian.size,
