@@ -371,6 +371,8 @@ def test_keskar_has_no_percent_of_a_loss_at_or_below_minus_one(loss):
 
 
 def test_among_all_measures_those_that_do_not_suit_are_left_out_and_say_so():
+    from landscape import figures
+
     answer = Sharpness(**QUICK)(at_minimum(constant=-30.0, start=torch.ones(6, dtype=torch.float64)))
     value = answer["value"].to_series()
     assert value.index[value.isna()].tolist() == [name for name in value.index if name.startswith("keskar")]
@@ -378,6 +380,9 @@ def test_among_all_measures_those_that_do_not_suit_are_left_out_and_say_so():
     assert answer["definition"].sel(measure="keskar-0.001").item() == f"not measured: {answer.attrs['remark']}"
     text = summary(answer)
     assert "not measured" in text
+    shown = [t.get_text() for t in figures.sharpness_table(answer).axes[0].texts]
+    assert shown.count("nan ?") == 0
+    assert not any("?: within the rounding" in one for one in shown)
     assert "remark: Keskar's sharpness is in percent" in text
     recalibrated = Sharpness(**QUICK)(classifier(normalization="recalibrated"))
     assert np.isnan(recalibrated["value"].sel(measure="m-sharpness"))
