@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -40,6 +41,7 @@ from landscape.text import clean
 if TYPE_CHECKING:
     from landscape import Objective, Store
     from landscape.doctor import Finding
+    from landscape.sharpness import SharpnessReport
     from models.opened import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
@@ -424,29 +426,39 @@ def sharpness_report(
     import torch
 
     from landscape import figures
-    from landscape.measure import ask
+    from landscape.measure import answer_name, ask
     from landscape.probes.sharpness import Sharpness
     from landscape.provenance import provenance
     from landscape.sharpness import SharpnessReport, generalization
     from models.opened import open_run
 
     torch.set_num_threads(threads)
+    runs = tuple(sorted(runs, key=Path.absolute))  # so that their order makes no other question
     wanted = SharpnessReport(strata=tuple(part.strip() for part in strata.split(",") if part.strip()))
     probe = Sharpness(**{name: values.pop(name) for name in [field.name for field in fields_of(Sharpness)]})
-    opened, rows, answers = [open_run(run) for run in runs], [], []
+    opened, rows, answers, asked = [open_run(run) for run in runs], [], [], []
     wanted.require_runs([{"run": name, **run_fields(run)} for name, run in zip(told_apart(runs), opened, strict=True)])
     for name, run in zip(told_apart(runs), opened, strict=True):
         with progress_bar(run.folder.name) as progress:
-            answer = ask(probe, objective_of(run, **values), run.store, executor=executor, progress=progress)
+            objective = objective_of(run, **values)
+            answer = ask(probe, objective, run.store, executor=executor, progress=progress)
         rows.append({"run": name, **run_fields(run), **generalization(run.metrics, scalars(answer))})
         answers.append(answer)
+        asked.append(answer_name(probe, objective))
     report = wanted(rows, answers).assign_attrs(provenance())
     store = new_store(out or Path(os.path.commonpath([run.absolute().parent for run in runs])) / "sharpness-report")
-    path = store.write("sharpness-report", report)
-    drawn = figures.draw(report, "sharpness-report").items()
-    files = [figures.save(drawing, store.path / "figures" / title) for title, drawing in drawn]
+    title = report_name(wanted, rows, asked)
+    path = store.write(title, report)
+    drawn = figures.draw(report, title).items()
+    files = [figures.save(drawing, store.path / "figures" / f"{title}-{kind}") for kind, drawing in drawn]
     text = [clean(path), report_table(report), correlation_table(report), clean(report.attrs["remark"], limit=1000)]
     say({**contents(report, path), "figures": [str(f) for made in files for f in made]}, "\n\n".join(text), as_json)
+
+
+def report_name(report: SharpnessReport, rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> str:
+    """Name a report by everything its values depend on, as an answer is named: its fields, its runs, their answers."""
+    text = json.dumps(jsonable([asdict(report), rows, answers]), sort_keys=True)
+    return f"sharpness-report-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def run_fields(run: Run) -> dict[str, Any]:
@@ -525,7 +537,9 @@ def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> N
                 written += figures.save(figures.index_against_loss(points), path, **drawn)
             say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
         if len(critical) > 1:
-            path = Path(os.path.commonpath(list(critical))) / "figures" / "index-against-loss"
+            path = (
+                Path(os.path.commonpath([folder.absolute() for folder in critical])) / "figures" / "index-against-loss"
+            )
             points = [answer for answers in critical.values() for answer in answers]
             written = figures.save(figures.index_against_loss(points), path, **drawn)
             say({"runs": list(map(str, critical)), "files": written}, f"{clean(path.parent)}: {len(written)} files")
@@ -542,7 +556,7 @@ def report(folder: Path, out: Path) -> None:
 
     write_report(run_folders(folder), out, command=shlex.join(["landscape", *sys.argv[1:]]))
     click.echo(out)
-    damaged = [row["reason"] for row in overviews(folder) if "reason" in row]
+    damaged = [row["reason"] for row in overviews(folder, run_folders(folder)) if "reason" in row]
     if damaged:
         raise Failure(f"left out of the page: {damaged[0]}", DAMAGED)
 
@@ -552,7 +566,7 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
-    rows = overviews(folder)
+    rows = overviews(folder, run_folders(folder, alone=True))
     shown = [{name: value for name, value in row.items() if name != "reason"} for row in rows]
     reasons = [f"{row['run']}: {clean(row['reason'], limit=500)}" for row in rows if "reason" in row]
     say(rows, "\n".join([table(shown), *reasons]) if rows else f"no runs in {folder}", as_json)
@@ -626,20 +640,26 @@ def new_store(folder: Path) -> Store:
     return Store(folder)
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """List the folders at or below one that hold a run or answers, sorted by name."""
+def run_folders(folder: Path, alone: bool = False) -> list[Path]:
+    """List the folders at or below one that hold a run or answers, sorted by name.
+
+    Args:
+        folder: Where to look.
+        alone: Leave out what is not about one run: folders that hold nothing but reports over several.
+    """
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    return sorted({path.parent for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)})
+    files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
+    return sorted({path.parent for path in files if not (alone and path.name.startswith("sharpness-report"))})
 
 
-def overviews(folder: Path) -> list[dict[str, Any]]:
-    """Collect the row of every run in a folder."""
+def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Collect the rows of the runs in a folder."""
     from landscape.overview import overview
 
-    return [overview(open_store(run), run.relative_to(folder).as_posix()) for run in run_folders(folder)]
+    return [overview(open_store(run), run.relative_to(folder).as_posix()) for run in runs]
 
 
 def say(value: Any, text: str, as_json: bool) -> None:

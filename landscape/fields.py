@@ -74,6 +74,20 @@ def docstring_entries(docstring: str) -> dict[str, str]:
     return entries
 
 
+def settle(instance: Any) -> None:
+    """Write the numbers of a frozen dataclass in one form, so that equal questions have one name: 1 and 1.0.
+
+    Fields annotated float, float | None or tuple[float, ...] become so; others stay as they are.
+    """
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value, members = getattr(instance, field.name), alternatives(hints[field.name])
+        if float in members and isinstance(value, int | float):
+            object.__setattr__(instance, field.name, float(value))
+        elif tuple[float, ...] in members and not isinstance(value, str):
+            object.__setattr__(instance, field.name, tuple(map(float, value)))
+
+
 def parse(text: str, annotation: Any) -> Any:
     """Read a value of the annotated type from text.
 

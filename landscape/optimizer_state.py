@@ -13,7 +13,6 @@ from torch import Tensor, nn, optim
 from landscape.identity import digest_named
 from landscape.parameters import ParameterLayout
 
-# More special classes first: AdamW is a kind of Adam.
 _KNOWN = (optim.AdamW, optim.NAdam, optim.Adam, optim.RMSprop, optim.Adagrad, optim.SGD)
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -124,11 +123,22 @@ class OptimizerState:
             WeightsError: If there is no such file.
             DamagedFileError: If it is damaged, or was not written by `save`.
         """
+        from landscape.store.errors import DamagedFileError
         from landscape.weights import decode_state, load_weights
 
         tensors, metadata = load_weights(path)
-        state = decode_state(tensors, metadata.get("state", ""))
-        return cls(state["kind"], state["parameters"]), state["weights_sha256"]
+        try:
+            state = decode_state(tensors, metadata.get("state", ""))
+            parameters = {
+                name: {part: entry[part] for part in ("settings", "state")}
+                for name, entry in state["parameters"].items()
+            }
+            return cls(state["kind"], parameters), state["weights_sha256"]
+        except (DamagedFileError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedFileError(
+                f"{path} is not an optimizer's state as OptimizerState.save writes it; give such a file, or make one "
+                "with OptimizerState.of(optimizer, model).save(path, weights_sha256)"
+            ) from error
 
     def save(self, path: str | Path, weights_sha256: str) -> None:
         """Write the snapshot as safetensors: whole or absent, with a digest, and never a pickle.
@@ -159,7 +169,8 @@ class OptimizerState:
 
         Raises:
             ValueError: If the optimizer is not one whose stability is known (SGD, Adam, AdamW, NAdam, RMSprop,
-                Adagrad), lacks a parameter of the layout, or has parameter groups that one rule cannot describe.
+                Adagrad; not classes derived from them), maximizes, lacks a parameter of the layout, or has parameter
+                groups that one rule cannot describe.
             NoStepError: If it has made no step yet, and its metric comes from steps.
         """
         if self.kind not in {known.__name__ for known in _KNOWN}:
@@ -174,6 +185,11 @@ class OptimizerState:
                 "OptimizerState.of(optimizer, model) of the same model, so that names agree."
             )
         settings = [settings for _, settings, _ in self._entries(layout)]
+        if any(one.get("maximize") for one in settings):
+            raise ValueError(
+                "the optimizer climbs (maximize=True), and no step uphill is stable in the sense of a threshold; "
+                "minimize the negative of the objective instead."
+            )
         rates = self._per_entry(layout, self._learning_rates(layout))
         largest = rates.max().item()
         rule = UpdateRule(
@@ -271,7 +287,12 @@ class OptimizerState:
 
 
 def _kind_of(optimizer: optim.Optimizer) -> str:
-    return next((known.__name__ for known in _KNOWN if isinstance(optimizer, known)), type(optimizer).__name__)
+    """The class, exactly: one derived from SGD may step as it likes. One of the same name is told by its module."""
+    kind = type(optimizer)
+    if any(base.__name__ == "LightningOptimizer" for base in kind.__mro__):
+        kind = type(optimizer.optimizer)  # type: ignore[attr-defined]  # Lightning derives its wrapper from both
+    is_other = kind not in _KNOWN and kind.__name__ in {known.__name__ for known in _KNOWN}
+    return f"{kind.__module__}.{kind.__qualname__}" if is_other else kind.__name__
 
 
 def _nadam_shares(beta1: float, settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, float]:

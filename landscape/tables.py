@@ -63,6 +63,7 @@ def summary(answer: xr.Dataset) -> str:
         lines.insert(0, eigenvalue_table(answer))
     elif _is_sharpness(answer):
         lines.insert(0, sharpness_table(answer))
+        lines += [f"remark: {clean(answer.attrs['remark'], limit=1000)}"] if "remark" in answer.attrs else []
     elif "num_parameters" in answer and answer["num_parameters"].dims == ("layer",):
         lines.insert(0, layer_table(answer))
     else:
@@ -244,6 +245,8 @@ def _is_sharpness(answer: xr.Dataset) -> bool:
 
 def _remark_on(measured: xr.Dataset) -> str:
     """What makes a measure of sharpness doubtful: slope, rounding, losses that were not finite."""
+    if str(measured["definition"].item()).startswith("not measured"):
+        return "not measured"
     bad, is_searched = int(measured["nonfinite"]), not math.isnan(float(measured["rise"]))
     remarks = [
         "mostly slope, not curvature" if float(measured["first_order_share"]) > 0.5 else "",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, inf, log, log10, nan, sqrt
+from math import floor, inf, log, log10
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+from landscape.intervals import mean_and_error
 
 RISE = log(2.0)  # nats: the geometric mean of the probability given to the right class has halved
 
@@ -86,9 +88,8 @@ def width(answer: xr.Dataset, rise: float = RISE, metric: str = "loss") -> Width
     ]
     widths = np.array([right[0] + left[0] for right, left in zip(sides[::2], sides[1::2], strict=True)])
     censored = sum(right[1] or left[1] for right, left in zip(sides[::2], sides[1::2], strict=True))
-    count = len(widths)
-    error = float(widths.std(ddof=1)) / sqrt(count) if count > 1 else nan
-    return Width(float(widths.mean()), error, float(widths.min()), float(widths.max()), count, censored, rise)
+    mean, error = map(float, mean_and_error(widths))
+    return Width(mean, error, float(widths.min()), float(widths.max()), len(widths), censored, rise)
 
 
 def _center(answer: xr.Dataset, metric: str, row: int) -> float:

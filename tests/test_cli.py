@@ -320,6 +320,39 @@ def test_critical_points_are_searched_for_and_drawn_together(own: Path, tmp_path
     assert "sharpness" not in row  # of the point that was found, not of the run
 
 
+def test_runs_named_relatively_and_absolutely_are_drawn_together(own: Path, tmp_path: Path, monkeypatch):
+    search = ("--search", "levenberg", "--max-iterations", 1, "--parameters", "head.bias", "--k", 2)
+    call("probe", "critical-point", *search, own)
+    shutil.copytree(own, tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    call("figure", own.absolute(), "other", "--format", "png")
+    assert (tmp_path / "figures" / "index-against-loss.png").exists()
+
+
+def test_a_report_over_runs_is_named_by_its_question_and_is_no_run(own: Path, tmp_path: Path):
+    """Other strata, measures or runs are other reports; the order of the runs and the way a number is typed are not."""
+    runs = [tmp_path / "all" / f"r{i}" for i in range(5)]
+    for run in runs:
+        shutil.copytree(own, run)
+
+    def names(*arguments: object) -> set[str]:
+        quick = ("--draws", 2, "--steps", 1, "--restarts", 1, "--measures", "sam-one-step,m-sharpness")
+        call("sharpness-report", *arguments, *quick)
+        return {path.name for path in (tmp_path / "all" / "sharpness-report").glob("*.h5")}
+
+    first = names(*runs[:4])
+    assert len(first) == 1
+    assert names(*runs[3::-1]) == names(*runs[:4], "--rho", "5e-2") == first
+    for number, other in enumerate(
+        [(*runs[:4], "--strata", "lr"), (*runs[:4], "--rho", 0.1), runs[1:], (*runs[:4], "--dtype", "float64")], start=2
+    ):
+        assert len(names(*other)) == number
+    rows = json.loads(call("list", tmp_path / "all", "--json").output)
+    assert [row["run"] for row in rows] == [run.name for run in runs]
+    call("report", tmp_path / "all", "--out", tmp_path / "page.html")
+    assert "sharpness-report" in (tmp_path / "page.html").read_text()
+
+
 def test_several_runs_one_question_and_other_ways_to_evaluate(own: Path, trained: Path, tmp_path: Path):
     shutil.copytree(trained, tmp_path / "second")
     options = ("--examples", "32", "--dtype", "float64", "--normalization", "recalibrated", "--parameters", "*weight")

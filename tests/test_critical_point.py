@@ -13,7 +13,7 @@ from torch import nn
 
 from landscape import Hessian, Objective, Store, ask, eigenpairs
 from landscape.execution import SerialExecutor, Work
-from landscape.measure import answer_name, answered
+from landscape.measure import answer_name, answered, probe_fields
 from landscape.probes import CriticalPoint
 from landscape.summary import summarize
 from tests import oracles
@@ -296,6 +296,11 @@ def test_a_search_that_ends_flat_says_so():
     assert answer.attrs["search_outcome"] == "gradient-flat"
     assert answer.attrs["verdict_reason"].startswith("gradient-flat")
     assert answer.attrs["verdict_reason"].endswith("search: gradient-flat")
+
+
+def test_equal_questions_are_equal():
+    assert probe_fields(CriticalPoint(threshold=0)) == probe_fields(CriticalPoint())
+    assert isinstance(CriticalPoint(threshold=0).threshold, float)  # in the name of an answer 0 and 0.0 are two
 
 
 def test_the_displacement_is_where_the_search_starts():

@@ -13,6 +13,26 @@ from landscape import fields
 
 
 @dataclass(frozen=True)
+class Settled:
+    """Numbers that may be written in several ways."""
+
+    width: float = 1.0
+    limit: float | None = None
+    steps: tuple[float, ...] = ()
+    count: int = 3
+    word: str = "1"
+
+    def __post_init__(self) -> None:
+        fields.settle(self)
+
+
+def test_numbers_are_settled_in_one_form():
+    one, same = Settled(2, 3, [1, 2], 4), Settled(2.0, 3.0, (1.0, 2.0), 4)
+    assert repr(one) == repr(same) == "Settled(width=2.0, limit=3.0, steps=(1.0, 2.0), count=4, word='1')"
+    assert Settled().limit is None
+
+
+@dataclass(frozen=True)
 class Sample:
     """A sample.
 

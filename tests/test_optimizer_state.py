@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import nn, optim
 
 from landscape.objective import Objective
 from landscape.optimizer_state import NoStepError, OptimizerState
 from landscape.parameters import ParameterLayout
 from landscape.store import DamagedFileError
-from landscape.weights import WeightsError
+from landscape.weights import WeightsError, encode_state, save_weights
 from models.optimizers import Lion
 from tests.problems import TiedFrozenUnused, built, perceptron, vectors
 
@@ -189,6 +190,40 @@ def test_a_snapshot_stays_and_a_file_keeps_it(tmp_path):
         OptimizerState.load(tmp_path / "optimizer.safetensors")
     with pytest.raises(WeightsError, match="is not a file"):
         OptimizerState.load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content", [{"epoch": 1}, {"kind": "SGD", "weights_sha256": "", "parameters": {"w": 3}}, [1], None]
+)
+def test_a_file_that_save_did_not_write_is_refused_with_what_to_do(tmp_path, content):
+    tensors, text = encode_state(content)
+    save_weights(tmp_path / "other.safetensors", tensors or {"a": torch.ones(2)}, {"state": text} if content else {})
+    with pytest.raises(DamagedFileError, match=r"other.safetensors is not an optimizer's state .* make one with"):
+        OptimizerState.load(tmp_path / "other.safetensors")
+
+
+def test_a_class_derived_from_a_known_one_may_step_as_it_likes():
+    class Reversed(optim.SGD):
+        def step(self, closure=None): ...
+
+    class SGD(optim.SGD):  # of the same name too
+        def step(self, closure=None): ...
+
+    model = built(perceptron)
+    layout = ParameterLayout.of(model)
+    for kind in (Reversed, SGD):
+        with pytest.raises(ValueError, match=rf"the stability of .*{kind.__name__} is not known"):
+            OptimizerState.of(kind(model.parameters(), lr=0.1), model).on(layout)
+    wrapped = LightningOptimizer(optim.AdamW(model.parameters()))
+    assert OptimizerState.of(wrapped, model).kind == "AdamW"
+    assert OptimizerState.of(LightningOptimizer(Reversed(model.parameters(), lr=0.1)), model).kind == "Reversed"
+
+
+def test_uphill_there_is_no_stability():
+    model = built(perceptron)
+    optimizer = optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    with pytest.raises(ValueError, match="the optimizer climbs"):
+        OptimizerState.of(optimizer, model).on(ParameterLayout.of(model))
 
 
 def test_tied_parameters_appear_once_and_frozen_ones_do_not_matter():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from landscape.execution import SerialExecutor, Work, working
-from landscape.measure import answered, ask
+from landscape.measure import answered, ask, probe_fields
 from landscape.objective import Objective
 from landscape.operators import Hessian
 from landscape.probes import Sharpness
@@ -39,8 +39,8 @@ SPECTRUM = [8.0, 3.0, 2.0, 1.0, 0.5, 0.2]
 
 
 def at_minimum(eigenvalues=SPECTRUM, **options):
-    size = len(eigenvalues)
-    return quadratic(rotated(eigenvalues), start=torch.zeros(size, dtype=torch.float64), **options)
+    start = torch.zeros(len(eigenvalues), dtype=torch.float64)
+    return quadratic(rotated(eigenvalues), **{"start": start, **options})
 
 
 def diagonal(eigenvalues, start, level=0.0):
@@ -338,7 +338,75 @@ def test_a_subspace_has_at_most_as_many_dimensions_as_the_space():
     assert "of 6 dimensions" in keskar(at_minimum(), subspace=100).definition
 
 
+@pytest.mark.parametrize("subspace", [None, 4])
+def test_the_search_of_keskar_is_given_the_gradient_in_the_units_of_its_box(monkeypatch, subspace):
+    """Against central differences of what the search minimizes; sizes of parameters differ, so those of the box do."""
+    start = torch.tensor([3.0, -1.0, 0.2, 40.0, 7.0, 0.0], dtype=torch.float64)
+    checked = []
+
+    def compare(function, u, **_settings):
+        u = u + 0.3
+        slope = function(u)[1]
+        h = 1e-4
+        differences = [(function(u + h * e)[0] - function(u - h * e)[0]) / (2 * h) for e in np.eye(len(u))]
+        checked.append(np.abs(slope - differences).max() / np.abs(slope).max())
+
+    monkeypatch.setattr("scipy.optimize.minimize", compare)
+    keskar(quadratic(rotated(SPECTRUM), start=start), 0.01, subspace)
+    assert len(checked) == 1
+    assert checked[0] < 1e-6  # a quadratic has no third derivative, so what is left is rounding
+
+
+@pytest.mark.parametrize("loss", [-1.0, -3.0])
+def test_keskar_has_no_percent_of_a_loss_at_or_below_minus_one(loss):
+    objective = at_minimum(constant=loss)
+    message = f"percent of 1 [+] loss, which must be positive, but the loss is {loss:g}; add a constant"
+    with pytest.raises(ValueError, match=message):
+        keskar(objective)
+    before = objective.num_passes
+    with pytest.raises(ValueError, match=message):
+        Sharpness(measures="sam,keskar-subspace")(objective)
+    assert objective.num_passes == before + 2  # loss and gradient of the point, and its metrics
+    assert keskar(at_minimum(constant=-0.9)).value > 0
+
+
+def test_among_all_measures_those_that_do_not_suit_are_left_out_and_say_so():
+    from landscape import figures
+
+    answer = Sharpness(**QUICK)(at_minimum(constant=-30.0, start=torch.ones(6, dtype=torch.float64)))
+    value = answer["value"].to_series()
+    assert value.index[value.isna()].tolist() == [name for name in value.index if name.startswith("keskar")]
+    assert "percent of 1 + loss" in answer.attrs["remark"]
+    assert answer["definition"].sel(measure="keskar-0.001").item() == f"not measured: {answer.attrs['remark']}"
+    text = summary(answer)
+    assert "not measured" in text
+    shown = [t.get_text() for t in figures.sharpness_table(answer).axes[0].texts]
+    assert shown.count("nan ?") == 0
+    assert not any("?: within the rounding" in one for one in shown)
+    assert "remark: Keskar's sharpness is in percent" in text
+    recalibrated = Sharpness(**QUICK)(classifier(normalization="recalibrated"))
+    assert np.isnan(recalibrated["value"].sel(measure="m-sharpness"))
+    assert recalibrated.attrs["remark"].startswith("m-sharpness needs a loss that is the mean over examples")
+    with pytest.raises(ValueError, match="m-sharpness needs a loss that is the mean over examples"):
+        Sharpness(measures="m-sharpness")(classifier(normalization="recalibrated"))
+    assert "remark" not in Sharpness(measures="sam-one-step")(perceptron()).attrs
+
+
 # The average
+
+
+def test_the_error_of_the_average_is_that_of_a_mean_of_three():
+    """The rise of a quadratic under one draw with both signs is known, so the three samples are too."""
+    from landscape.directions import gaussian
+
+    A = rotated(SPECTRUM)
+    found = average_case(at_minimum(), 0.1, 3)
+    rises = [0.005 * (xi @ A @ xi).item() for xi in (gaussian(6, 0, draw) for draw in range(3))]
+    mean = sum(rises) / 3
+    error = (sum((rise - mean) ** 2 for rise in rises) / 2 / 3) ** 0.5
+    assert found.value == pytest.approx(mean)
+    assert found.standard_error == pytest.approx(error)
+    assert found.high - found.value == pytest.approx(4.302653 * error)  # t(0.975) with 2 degrees of freedom
 
 
 def test_the_average_of_a_quadratic_is_half_sigma_squared_trace():
@@ -688,9 +756,20 @@ def test_the_probe_refuses():
     }.items():
         with pytest.raises(ValueError, match=f"{name} must be at least {least}, got 0"):
             Sharpness(**{name: 0})
+    with pytest.raises(ValueError, match="seed must be at least 0, got -1"):
+        Sharpness(seed=-1)
     for tol in (0.0, 1.0, nan):
         with pytest.raises(ValueError, match="tol must lie between 0 and 1"):
             Sharpness(tol=tol)
+
+
+def test_equal_questions_are_equal():
+    assert Sharpness(rho=1, sigma=2, epsilon=[1]) == Sharpness(rho=1.0, sigma=2.0, epsilon=(1.0,))
+    assert probe_fields(Sharpness(rho=1, epsilon=[1])) == probe_fields(Sharpness(rho=1.0, epsilon=(1.0,)))
+    assert isinstance(Sharpness(rho=1).rho, float)  # in the name of an answer 1 and 1.0 are two
+    assert isinstance(Sharpness(m=64).m, int)
+    assert Sharpness(measures="sam,trace") == Sharpness(measures=" trace, sam,")
+    assert Sharpness(measures=",".join(FAMILIES)) == Sharpness(measures="all ") == Sharpness()
 
 
 def test_a_stored_answer_reads_back_and_is_shown(tmp_path):

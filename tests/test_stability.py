@@ -146,6 +146,24 @@ def test_shares_are_those_of_the_dense_eigenvectors():
     assert answer.minibatch_overlap_standard_error.item() == pytest.approx(np.std(drawn, ddof=1) / 6**0.5, rel=1e-6)
 
 
+def test_the_control_is_a_random_space_on_which_the_same_gradients_are_projected():
+    model, data = network("attention")
+    answer = SubspaceOverlap(k=3, minibatch=8, draws=6)(Objective(model, data, loss=F.cross_entropy))
+    g = oracles.gradient(model, data)
+    of_control = int(np.random.SeedSequence([0, 0]).generate_state(1)[0])
+    Q = torch.linalg.qr(torch.randn(len(g), 3, generator=seeded(of_control), dtype=torch.float64)).Q
+    drawn = []
+    for number in range(6):
+        seed = int(np.random.SeedSequence([0, 1, number]).generate_state(1)[0])
+        chosen = torch.randperm(23, generator=seeded(seed))[:8]
+        part = oracles.gradient(model, (data[0][chosen], data[1][chosen]))
+        drawn.append((((Q.T @ part) ** 2).sum() / (part @ part)).item())
+    assert answer.control_overlap.item() == pytest.approx((((Q.T @ g) ** 2).sum() / (g @ g)).item(), rel=1e-6)
+    assert answer.minibatch_control_overlap.item() == pytest.approx(np.mean(drawn), rel=1e-6)
+    error = answer.minibatch_control_overlap_standard_error.item()
+    assert error == pytest.approx(np.std(drawn, ddof=1) / 6**0.5, rel=1e-6)
+
+
 def test_a_gradient_inside_outside_and_across_the_space():
     A = spiked(8.0, 9.0, 10.0)
     _, Q = torch.linalg.eigh(A)
@@ -211,6 +229,7 @@ def test_memory_belongs_to_the_work_at_hand():
         ({"lr": 0.1, "optimizer": "sgd", "momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"momentum": 0.9}, "momentum= goes with optimizer="),
         ({"tol": 0.0}, "tol must lie between 0 and 1, got 0.0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_refusals_of_stability(fields, message):
@@ -225,6 +244,7 @@ def test_refusals_of_stability(fields, message):
         ({"minibatch": 0}, "minibatch must be at least 1, got 0"),
         ({"draws": 1}, "draws must be at least 2, got 1"),
         ({"tol": 1.0}, "tol must lie between 0 and 1, got 1.0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_refusals_of_overlap(fields, message):
@@ -241,3 +261,26 @@ def test_refusals_before_any_compute():
     with pytest.raises(ValueError, match="this objective knows no optimizer"):
         Stability()(objective)
     assert objective.num_passes == 0
+
+
+def test_minibatches_of_what_cannot_be_cut_are_refused_before_any_compute():
+    class Batches:  # their tensors do not all count examples along the first axis
+        def __iter__(self):
+            for _ in range(2):
+                yield {"inputs": torch.ones(4, 5), "all": torch.ones(1), "targets": torch.tensor([0, 1, 2, 0])}
+
+    def step(model, batch):
+        return F.cross_entropy(model(batch["inputs"]), batch["targets"])
+
+    objective = Objective(built(perceptron), Batches(), step=step)
+    assert not objective.examples.divisible
+    with pytest.raises(ValueError, match="this data comes in batches that cannot be cut"):
+        SubspaceOverlap(k=2, minibatch=4)(objective)
+    assert objective.num_passes == 0
+
+
+def test_equal_questions_are_equal():
+    objective = quadratic(rotated([3.0, 2.0]))
+    one, same = Stability(lr=1, optimizer="sgd"), Stability(lr=1.0, optimizer="sgd", momentum=0)
+    assert answer_name(one, objective) == answer_name(same, objective)
+    assert Stability().lr is None

@@ -52,6 +52,7 @@ def sharpness_table(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     for x, text, side in ((0, "measure", "left"), (0.5, "value", "right"), (0.78, "interval", "right")):
         ax.text(x, -1, text, ha=side, va="center", fontsize=6, weight="bold")
     ax.text(1, -1, "slope", ha="right", va="center", fontsize=6, weight="bold")
+    unasked = [y for y, text in enumerate(answer["definition"].values) if str(text).startswith("not measured")]
     for y, name in enumerate(names):
         one = answer.sel(measure=name)
         value, low, high = (float(one[key]) for key in ("value", "low", "high"))
@@ -60,7 +61,7 @@ def sharpness_table(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         ax.text(
             0.5,
             y,
-            f"{_three(value)}{' ?' if doubtful else ''}",
+            "–" if y in unasked else f"{_three(value)}{' ?' if doubtful else ''}",
             ha="right",
             va="center",
             fontsize=6,
@@ -74,7 +75,7 @@ def sharpness_table(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         f"loss {_three(float(answer['loss']))}, gradient norm {_three(float(answer['gradient_norm']))}",
         "slope: share of the rise that the gradient alone explains",
     ]
-    if not answer["resolved"].values.all() or answer["nonfinite"].values.any():
+    if not np.delete(answer["resolved"].values, unasked).all() or answer["nonfinite"].values.any():
         words.append("?: within the rounding of the loss, not converged, or near a loss that is not finite")
     note(ax, words)
     return figure_of(ax)

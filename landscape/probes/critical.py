@@ -14,6 +14,7 @@ from landscape.critical.index import Index, index_of, smallest
 from landscape.critical.search import METHODS, POLISHING, CriticalPointSearch, find_critical_point
 from landscape.eigen import Eigenpairs, eigenpairs
 from landscape.execution import recalled, resumable_map
+from landscape.fields import settle
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
 from landscape.verdict import Nearness, judge, product_error
@@ -88,7 +89,7 @@ class CriticalPoint:
             )
         if self.max_matvecs is not None and self.max_matvecs < 2 * self.k:
             raise ValueError(f"max_matvecs must be at least 2 k = {2 * self.k}, got {self.max_matvecs}.")
-        object.__setattr__(self, "displacement", float(self.displacement))
+        settle(self)
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Judge the point.

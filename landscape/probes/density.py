@@ -11,6 +11,7 @@ import xarray as xr
 
 from landscape.density import DECADES, Density, spectral_density
 from landscape.eigen import eigenpairs
+from landscape.fields import settle
 from landscape.objective import Objective
 from landscape.operators import PRECONDITIONED, TITLES, LinearOperator, OperatorName, curvature, require_operator
 from landscape.verdict import product_error
@@ -53,6 +54,7 @@ class SpectralDensity:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
         if self.sigma is not None and not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma must be positive and finite, got {self.sigma}.")
+        settle(self)
 
     @property
     def uses_optimizer(self) -> bool:

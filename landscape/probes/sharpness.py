@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from math import inf, isfinite
+from math import inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.execution import recalled, report_progress
+from landscape.fields import settle
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator, Resumable
 from landscape.sharpness import (
@@ -28,6 +29,8 @@ from landscape.sharpness import (
     sam,
     sam_one_step,
 )
+from landscape.sharpness.box import require_percent
+from landscape.sharpness.worst_case import require_own_losses
 
 FAMILIES = (
     "eigenvalue",
@@ -106,19 +109,30 @@ class Sharpness:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._chosen()
+        chosen = self._chosen()
         positive = ("rho", "adaptive_rho", "filter_rho", "infinity_rho", "sigma", "adaptive_sigma", "target")
         for name, number in [(n, getattr(self, n)) for n in positive] + [("epsilon", e) for e in self.epsilon]:
             if not (isfinite(number) and number > 0):
                 raise ValueError(f"{name} must be positive and finite, got {number}.")
         if not self.epsilon or len(set(self.epsilon)) < len(self.epsilon):
             raise ValueError(f"epsilon needs one or several different numbers, got {self.epsilon}.")
-        least = {"subspace": 1, "m": 1, "draws": 2, "steps": 1, "restarts": 1, "iterations": 1, "matvecs": 20}
+        least = {
+            "subspace": 1,
+            "m": 1,
+            "draws": 2,
+            "steps": 1,
+            "restarts": 1,
+            "iterations": 1,
+            "matvecs": 20,
+            "seed": 0,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}.")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
+        object.__setattr__(self, "measures", "all" if chosen == list(FAMILIES) else ",".join(chosen))
+        settle(self)
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure one after the other.
@@ -126,20 +140,27 @@ class Sharpness:
         Returns:
             value, standard_error, low, high, rise, first_order_share, nonfinite, num_passes, resolved and the texts
             definition, scale and bounds over `measure`; gradient_norm, loss, and what else is measured at the point
-            (accuracy, test_loss, ...). A loss that was NaN or infinite near the point makes the measure so.
+            (accuracy, test_loss, ...). A loss that was NaN or infinite near the point makes the measure so. Among all
+            measures one that does not suit the objective is NaN; attribute `remark` and its definition say why.
 
         Raises:
-            ValueError: If loss or gradient of the checkpoint are not finite, or a measure does not suit the objective.
+            ValueError: If loss or gradient of the checkpoint are not finite, or a measure that was chosen by name does
+                not suit the objective.
             RuntimeError: If a Hessian product is not finite.
         """
         point = Point.of(objective)
         metrics = objective.metrics()
         hessian = _Counted(Resumable(Hessian(objective)))
         questions = self._questions(objective, hessian, point)
+        unsuited = self._unsuited(objective, point)
         found = {}
         for number, (name, measure) in enumerate(questions.items()):
             report_progress("measures", number, len(questions))
-            found[name] = measure() if name in _PRODUCTS else self._recalled(name, measure)
+            reason = next((why for family, why in unsuited.items() if name.startswith(family)), "")
+            if reason:
+                found[name] = Measured(nan, f"not measured: {reason}", scale="none", resolved=False)
+            else:
+                found[name] = measure() if name in _PRODUCTS else self._recalled(name, measure)
         report_progress("measures", len(questions), len(questions))
         variables: dict[str, Any] = {
             name: ("measure", np.array([getattr(m, name) for m in found.values()]), {"long_name": text})
@@ -151,6 +172,8 @@ class Sharpness:
         for name, value in metrics.items():
             answer[name] = value
         answer["loss"].attrs["units"] = "nats"
+        if unsuited:
+            answer.attrs["remark"] = " ".join(unsuited.values())
         return answer
 
     def _chosen(self) -> list[str]:
@@ -168,6 +191,27 @@ class Sharpness:
                 f"measures must be all, or some of {', '.join(FAMILIES)}; got {', '.join(unknown) or 'nothing'}."
             )
         return [family for family in FAMILIES if family in words]
+
+    def _unsuited(self, objective: Objective, point: Point) -> dict[str, str]:
+        """Why families cannot be asked of this objective, before anything else is computed.
+
+        Raises:
+            ValueError: If measures were chosen by name and one of them is such.
+        """
+        found = {}
+        suits: dict[str, Callable[[], None]] = {
+            "keskar": lambda: require_percent(point),
+            "m-sharpness": lambda: require_own_losses(objective),
+        }
+        for family, require in suits.items():
+            if any(one.startswith(family) for one in self._chosen()):
+                try:
+                    require()
+                except ValueError as error:
+                    if self.measures != "all":
+                        raise
+                    found[family] = str(error)
+        return found
 
     def _questions(self, objective: Objective, hessian: _Counted, point: Point) -> dict[str, Callable[[], Measured]]:
         """What is measured, by name."""
@@ -191,7 +235,7 @@ class Sharpness:
             "average-adaptive": lambda: average_case(objective, self.adaptive_sigma, scale="element", **noise),
             "pac-bayes": lambda: pac_bayes(objective, self.target, **noise),
             "pac-bayes-adaptive": lambda: pac_bayes(objective, self.target, scale="element", **noise),
-            "m-sharpness": lambda: m_sharpness(objective, self.m, self.rho, point=point),
+            "m-sharpness": lambda: m_sharpness(objective, self.m, self.rho),
         }
         questions: dict[str, Callable[[], Measured]] = {}
         for family in self._chosen():

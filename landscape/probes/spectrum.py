@@ -43,6 +43,8 @@ class Spectrum:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
         if self.max_matvecs is not None and self.max_matvecs < 2 * self.k:
             raise ValueError(f"max_matvecs must be at least 2 k = {2 * self.k}, got {self.max_matvecs}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}.")
 
     @property
     def uses_optimizer(self) -> bool:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from landscape.eigen import Eigenpairs, eigenpairs
 from landscape.execution import remember, remembered, report_progress
+from landscape.fields import settle
+from landscape.intervals import mean_and_error
 from landscape.objective import Objective, flat_gradient
 from landscape.operators import Hessian, LinearOperator, Preconditioned, Resumable
 from landscape.optimizer_state import NoStepError, UpdateRule
@@ -62,6 +64,9 @@ class Stability:
             raise ValueError("momentum= goes with optimizer=sgd or nesterov; the run's optimizer has its own.")
         if not 0 < self.tol < 1:
             raise ValueError(f"tol must lie between 0 and 1, got {self.tol}.")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}.")
+        settle(self)
 
     @property
     def uses_optimizer(self) -> bool:
@@ -155,7 +160,7 @@ class SubspaceOverlap:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("minibatch", 1), ("draws", 2)):
+        for name, least in (("k", 1), ("minibatch", 1), ("draws", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if not 0 < self.tol < 1:
@@ -173,7 +178,8 @@ class SubspaceOverlap:
             num_matvecs.
 
         Raises:
-            ValueError: If k exceeds the number of parameters, or minibatch that of the examples.
+            ValueError: If k exceeds the number of parameters or minibatch that of the examples, or the data cannot be
+                cut.
             RuntimeError: If a Hessian product is not finite.
         """
         hessian = Hessian(objective)
@@ -184,6 +190,11 @@ class SubspaceOverlap:
                 f"minibatch must lie between 1 and the number of examples {len(objective.examples)}, got "
                 f"{self.minibatch}."
             )
+        if not objective.examples.divisible:
+            raise ValueError(
+                "mini-batches are drawn example by example, but this data comes in batches that cannot be cut (their "
+                "tensors do not all count examples along the first axis); pass data that can be."
+            )
         pairs = _largest(Resumable(hessian), min(self.k + 1, hessian.size), self.tol, self.seed, "vectors")
         k = min(self.k, pairs.vectors.shape[1])
         space = pairs.vectors[:, :k].double()
@@ -193,21 +204,20 @@ class SubspaceOverlap:
         chance = chance.to(space.device)
         gradient, minibatches = objective.gradient().double(), self._minibatch_gradients(objective)
         full, control = _shares(space, gradient), _shares(chance, gradient)
-        drawn = np.stack([_shares(space, g) for g in minibatches])
-        drawn_control = np.stack([_shares(chance, g) for g in minibatches])
-        error = drawn.std(axis=0, ddof=1) / self.draws**0.5
+        drawn, error = mean_and_error([_shares(space, g) for g in minibatches])
+        drawn_control, control_error = mean_and_error([_shares(chance, g) for g in minibatches])
         answer = xr.Dataset(
             {
                 "overlap": ((), full[-1], {"long_name": "share of the squared gradient norm"}),
                 "overlap_error": _subspace_error(pairs, k),
-                "minibatch_overlap": drawn[:, -1].mean(),
+                "minibatch_overlap": drawn[-1],
                 "minibatch_overlap_standard_error": error[-1],
                 "chance": k / hessian.size,
                 "control_overlap": control[-1],
-                "minibatch_control_overlap": drawn_control[:, -1].mean(),
-                "minibatch_control_overlap_standard_error": drawn_control[:, -1].std(ddof=1) / self.draws**0.5,
+                "minibatch_control_overlap": drawn_control[-1],
+                "minibatch_control_overlap_standard_error": control_error[-1],
                 "overlap_by_rank": ("rank", full),
-                "minibatch_overlap_by_rank": ("rank", drawn.mean(axis=0)),
+                "minibatch_overlap_by_rank": ("rank", drawn),
                 "minibatch_overlap_by_rank_standard_error": ("rank", error),
                 "eigenvalue": ("rank", pairs.values[:k].numpy(), {"long_name": "Hessian eigenvalue"}),
                 "residual": ("rank", pairs.residuals[:k].numpy(), {"long_name": "||H v - lambda v||"}),

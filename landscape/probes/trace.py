@@ -9,6 +9,7 @@ from typing import Literal
 import xarray as xr
 
 from landscape.eigen import eigenpairs
+from landscape.fields import settle
 from landscape.objective import Objective
 from landscape.operators import PRECONDITIONED, TITLES, OperatorName, curvature, require_operator
 from landscape.traces import check_settings, trace
@@ -46,6 +47,7 @@ class Trace:
         check_settings(self.num_matvecs, self.method, self.seed, self.confidence, self.rtol)
         if self.k < 0:
             raise ValueError(f"k must be at least 0, got {self.k}.")
+        settle(self)
 
     @property
     def uses_optimizer(self) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from math import isfinite, nan, sqrt
+from math import isfinite, nan
 
 import numpy as np
 from torch import Tensor
 
 from landscape.directions import gaussian
+from landscape.intervals import CONFIDENCE, mean_and_error, student_factor
 from landscape.objective import Objective
 from landscape.sharpness.point import Measured, Point, require_count, require_positive
-from landscape.sharpness.scales import REPARAMETRIZATION, sizes
-
-CONFIDENCE = 0.95
+from landscape.sharpness.scales import REPARAMETRIZATION, in_sizes, sizes
 
 
 def average_case(
@@ -52,11 +51,10 @@ def average_case(
     seen = point.nonfinite
     rises = paired_rises(point, sigma * T, draws, seed)
     value, error, half = mean_with_interval(rises)
-    step = {"none": "xi", "element": "|theta| xi", "filter": "||filter|| xi"}[scale]
     return Measured(
         value=value,
-        definition=f"E L(theta + sigma {step}) - L(theta), xi standard normal, sigma = {sigma:g}, {draws} draws "
-        "with both signs",
+        definition=f"E L(theta + sigma {in_sizes('xi', scale)}) - L(theta), xi standard normal, "
+        f"sigma = {sigma:g}, {draws} draws with both signs",
         scale=f"in the unit of the loss and in proportion to it; {REPARAMETRIZATION[scale]}",
         standard_error=error,
         low=value - half,
@@ -88,15 +86,7 @@ def paired_rises(point: Point, deviation: Tensor, draws: int, seed: int) -> np.n
 
 def mean_with_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean, its standard error, and half the width of Student's t interval; NaN where a value is not finite."""
-    value = float(values.mean()) if not np.isnan(values).any() else nan
     if not np.isfinite(values).all():
-        return value, nan, nan
-    error = float(values.std(ddof=1)) / sqrt(len(values))
-    return value, error, t_quantile(len(values)) * error
-
-
-def t_quantile(count: int) -> float:
-    """How many standard errors of a mean of `count` values make half of its interval."""
-    from scipy.stats import t
-
-    return float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
+        return nan if np.isnan(values).any() else float(values.mean()), nan, nan
+    value, error = map(float, mean_and_error(values))
+    return value, error, student_factor(len(values)) * error

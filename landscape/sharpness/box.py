@@ -52,7 +52,7 @@ def keskar(
         point: The point, where it has been evaluated before.
 
     Raises:
-        ValueError: If epsilon is not positive or a count is below 1.
+        ValueError: If epsilon is not positive, a count is below 1, or the loss is at or below -1.
 
     References:
         Keskar et al., "On Large-Batch Training for Deep Learning: Generalization Gap and Sharp Minima", ICLR 2017,
@@ -62,6 +62,7 @@ def keskar(
     require_count(1, iterations=iterations, restarts=restarts, **({} if subspace is None else {"subspace": subspace}))
     before = objective.num_passes
     point = point or Point.of(objective)
+    require_percent(point)
     seen = point.nonfinite
     space = _Space(objective.theta.double(), epsilon, subspace, seed)
     best, found = Highest(torch.zeros_like(space.theta)), []
@@ -89,6 +90,19 @@ def keskar(
         num_passes=objective.num_passes - before,
         resolved=not best.rise <= point.resolution,
     )
+
+
+def require_percent(point: Point) -> None:
+    """Refuse a loss of which the measure cannot be a percentage: its denominator 1 + L must be positive.
+
+    Raises:
+        ValueError: If the loss is at or below -1.
+    """
+    if point.loss <= -1:
+        raise ValueError(
+            f"Keskar's sharpness is in percent of 1 + loss, which must be positive, but the loss is {point.loss:.6g}; "
+            "add a constant to the loss so that it is not negative, or choose another measure, such as sam."
+        )
 
 
 class _Space:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from landscape.eigen import eigenpairs
 from landscape.objective import Objective
 from landscape.operators import Hessian, LinearOperator
-from landscape.sharpness.point import Measured, Point
+from landscape.sharpness.point import Measured
 from landscape.sharpness.scales import REPARAMETRIZATION
 from landscape.traces import trace
 
@@ -19,7 +19,6 @@ def largest_eigenvalue(
     max_matvecs: int | None = None,
     *,
     operator: LinearOperator | None = None,
-    point: Point | None = None,
 ) -> Measured:
     """The algebraically largest eigenvalue of the Hessian of the training loss.
 
@@ -29,7 +28,6 @@ def largest_eigenvalue(
         seed: Of the random start.
         max_matvecs: Budget of products; default: that of `eigenpairs`.
         operator: The Hessian, where products are to be resumed; default: made here.
-        point: Not needed; taken so that all measures are called alike.
 
     Returns:
         The eigenvalue between its value less and plus the true residual ||H v - lambda v||: some eigenvalue lies
@@ -59,7 +57,6 @@ def hessian_trace(
     seed: int = 0,
     *,
     operator: LinearOperator | None = None,
-    point: Point | None = None,
 ) -> Measured:
     """The trace of the Hessian of the training loss, by random vectors beside a Krylov space that holds the outliers.
 
@@ -68,7 +65,6 @@ def hessian_trace(
         num_matvecs: Products to spend, see `landscape.traces.trace`.
         seed: Of the random probes.
         operator: The Hessian, where products are to be resumed; default: made here.
-        point: Not needed; taken so that all measures are called alike.
 
     Raises:
         ValueError: If there are too few products for an error (4).

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from landscape.intervals import CONFIDENCE, student_factor
 from landscape.objective import Objective
-from landscape.sharpness.average import CONFIDENCE, mean_with_interval, paired_rises, t_quantile
+from landscape.sharpness.average import mean_with_interval, paired_rises
 from landscape.sharpness.point import Measured, Point, require_count, require_positive
-from landscape.sharpness.scales import REPARAMETRIZATION, sizes
+from landscape.sharpness.scales import REPARAMETRIZATION, in_sizes, sizes
 
 _FACTOR = 2.0  # between the deviations at which the crossing is looked for
 _MOST = 60  # such steps, in either direction
@@ -78,10 +79,9 @@ def pac_bayes(
 
     typical = (point.theta.double().square().mean().sqrt().item() or 1.0) if scale == "none" else 1.0
     bracket = _bracket(excess, log(1e-2 * typical))
-    words = {"none": "xi", "element": "|theta| xi", "filter": "||filter|| xi"}[scale]
     given: dict[str, Any] = {
-        "definition": f"1 / sigma^2 with E L(theta + sigma {words}) - L(theta) = {target:g}, xi standard normal, "
-        f"{draws} draws with both signs",
+        "definition": f"1 / sigma^2 with E L(theta + sigma {in_sizes('xi', scale)}) - L(theta) = {target:g}, "
+        f"xi standard normal, {draws} draws with both signs",
         "scale": "1 / sigma^2, sigma "
         + ("in the unit of the parameters; " if scale == "none" else "relative to the parameters; ")
         + REPARAMETRIZATION[scale],
@@ -94,7 +94,7 @@ def pac_bayes(
         )
     # As sigma^2 for small sigma, so nearly a line in these logarithms.
     at = float(brentq(excess, *bracket, xtol=_TOLERANCE))
-    value, error, low, high = _inverse_square(at, rises, t_quantile(draws))
+    value, error, low, high = _inverse_square(at, rises, student_factor(draws))
     return Measured(
         value=value,
         standard_error=error,

@@ -8,11 +8,30 @@ from torch import Tensor
 from landscape.objective import Objective
 
 SCALES = ("none", "element", "filter")
+_SIZE = {"none": "", "element": "|theta|", "filter": "||filter||"}
 REPARAMETRIZATION = {
     "none": "changes when a layer is rescaled and the next one divided by as much (Dinh et al. 2017)",
     "element": "does not change when a layer, or one unit, is rescaled and what follows divided by as much",
     "filter": "does not change when a whole layer is rescaled and the next one divided by as much",
 }
+
+
+def in_sizes(noise: str, scale: str) -> str:
+    """Write T noise in words.
+
+    >>> in_sizes("xi", "none"), in_sizes("xi", "element")
+    ('xi', '|theta| xi')
+    """
+    return f"{_SIZE[scale]} {noise}".strip()
+
+
+def by_sizes(step: str, scale: str) -> str:
+    """Write T^-1 step in words.
+
+    >>> by_sizes("e", "none"), by_sizes("e", "filter")
+    ('e', 'e / ||filter||')
+    """
+    return f"{step} / {_SIZE[scale]}" if _SIZE[scale] else step
 
 
 def sizes(objective: Objective, scale: str) -> Tensor:

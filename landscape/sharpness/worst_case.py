@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.directions import gaussian
 from landscape.objective import Objective, flat_gradient
 from landscape.sharpness.point import Highest, Measured, Point, require_count, require_positive
-from landscape.sharpness.scales import REPARAMETRIZATION, sizes
+from landscape.sharpness.scales import REPARAMETRIZATION, by_sizes, sizes
 
 _STARTS = "lowest and highest of the starts; each is a lower bound of the maximum"
 _HALVINGS = 8  # of the step length, before an ascent is taken to have arrived
@@ -120,14 +120,13 @@ def sam(
     )
 
 
-def m_sharpness(objective: Objective, m: int = 128, rho: float = 0.05, *, point: Point | None = None) -> Measured:
+def m_sharpness(objective: Objective, m: int = 128, rho: float = 0.05) -> Measured:
     """Mean over disjoint batches of m examples of the batch loss's own rise after one step along its own gradient.
 
     Args:
         objective: Where.
         m: Examples a batch; the last one may be smaller and counts by its size.
         rho: Length of the step.
-        point: Not needed; taken so that all measures are called alike.
 
     Raises:
         ValueError: If rho is not positive, m is below 1, or the loss is not the mean of its examples' own.
@@ -137,10 +136,7 @@ def m_sharpness(objective: Objective, m: int = 128, rho: float = 0.05, *, point:
     """
     require_positive(rho=rho)
     require_count(1, m=m)
-    if objective.depends_on_cuts or objective.normalization == "recalibrated" or not objective.examples.divisible:
-        raise ValueError(
-            'm-sharpness needs a loss that is the mean over examples whatever the batch; use normalization="running".'
-        )
+    require_own_losses(objective)
     rises, slopes, shares = [], [], []
     for batch, number in objective.examples.batches(m):
         with torch.enable_grad(), objective.at():
@@ -168,6 +164,18 @@ def m_sharpness(objective: Objective, m: int = 128, rho: float = 0.05, *, point:
     )
 
 
+def require_own_losses(objective: Objective) -> None:
+    """Refuse a loss of which single batches have no share of their own.
+
+    Raises:
+        ValueError: If the loss is not the mean of its examples' own, or the data cannot be cut.
+    """
+    if objective.depends_on_cuts or objective.normalization == "recalibrated" or not objective.examples.divisible:
+        raise ValueError(
+            'm-sharpness needs a loss that is the mean over examples whatever the batch; use normalization="running".'
+        )
+
+
 def _starting(point: Point | None, objective: Objective) -> tuple[Point, int]:
     point = point or Point.of(objective)
     return point, point.nonfinite
@@ -180,9 +188,7 @@ def _require_ball(rho: float, p: float) -> None:
 
 
 def _ball(scale: str, p: float) -> str:
-    norm = "inf" if p == inf else "2"
-    step = {"none": "e", "element": "e / |theta|", "filter": "e / ||filter||"}[scale]
-    return f"||{step}||_{norm} <= rho"
+    return f"||{by_sizes('e', scale)}||_{'inf' if p == inf else '2'} <= rho"
 
 
 def _how_it_scales(scale: str) -> str:
