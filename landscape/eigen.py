@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.execution import report_progress
-from landscape.lanczos import Lanczos
+from landscape.lanczos import Lanczos, finite
 from landscape.operators import LinearOperator
 
 ENDS = ("largest", "smallest", "both")
@@ -298,10 +298,7 @@ def _measured(
 
 
 def _dense(operator: LinearOperator, k: int, which: str, tol: float) -> Eigenpairs:
-    matrix = operator.dense()
-    if not matrix.isfinite().all():
-        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
-    exact = matrix.double()
+    exact = finite(operator.dense()).double()
     values, vectors = torch.linalg.eigh((exact + exact.T) / 2)
     chosen = _select(len(values), k, which)
     pairs = _with_residuals(vectors[:, chosen], exact @ vectors[:, chosen], values.abs().max().item(), tol)

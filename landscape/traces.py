@@ -11,6 +11,7 @@ from torch import Tensor
 
 from landscape.eigen import Eigenpairs
 from landscape.execution import report_progress
+from landscape.intervals import mean_and_error, student_factor
 from landscape.lanczos import finite
 from landscape.operators import LinearOperator
 from landscape.orthogonal import orthogonalize
@@ -411,7 +412,7 @@ def _needed(part: _Captured, z: Tensor, Hz: Tensor, confidence: float, rtol: flo
         return 0.0 if variance == 0 else float(_MOST_SAMPLES)
     number = float(_FEWEST)
     for _ in range(3):  # Student's factor depends on the number, a little
-        number = variance * (_student(confidence, max(number, _FEWEST)) / wanted) ** 2
+        number = variance * (student_factor(max(number, _FEWEST), confidence) / wanted) ** 2
     number = min(number, 1e12)
     return number + _REACH * sqrt(2 * number)
 
@@ -421,7 +422,7 @@ def _estimate(
 ) -> TraceEstimate:
     mean, error = _mean(values)
     square, square_error = _mean(squares)
-    factor = _student(confidence, len(values))
+    factor = student_factor(len(values), confidence) if len(values) else 0.0
     value, half = part.trace + mean, factor * error
     total = part.squares + square
     bounds = [sqrt(max(total + sign * factor * square_error, part.squares)) for sign in (-1, 1)]
@@ -462,7 +463,7 @@ def _block_estimate(
     n = samples.shape[1]
     found = [(exact + mean, error) for exact, (mean, error) in zip(known.tolist(), map(_mean, samples), strict=True)]
     values, errors = (torch.tensor(column, dtype=torch.float64) for column in zip(*found, strict=True))
-    half = _student(confidence, n) * errors
+    half = (student_factor(n, confidence) if n else 0.0) * errors
     return BlockTraces(
         names=tuple(blocks),
         values=values,
@@ -495,15 +496,10 @@ def _written_out(operator: LinearOperator, spent: int, confidence: float, reache
 
 def _mean(samples: Tensor) -> tuple[float, float]:
     """Mean and its standard error; nothing sampled is zero without error."""
-    n = len(samples)
-    return (samples.mean().item(), samples.std().item() / sqrt(n)) if n else (0.0, 0.0)
-
-
-def _student(confidence: float, samples: float) -> float:
-    """Standard errors from the mean of independent samples to the end of an interval."""
-    from scipy.stats import t
-
-    return t.ppf((1 + confidence) / 2, samples - 1).item() if samples else 0.0
+    if not len(samples):
+        return 0.0, 0.0
+    mean, error = mean_and_error(samples.cpu())
+    return float(mean), float(error)
 
 
 def _cut(number: int) -> list[range]:
