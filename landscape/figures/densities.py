@@ -85,7 +85,7 @@ def density(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         _mark(ax, value, alone, converged, "negative")
     _log_height(ax, answer["density"].values, alone)
     ax.axvline(0, color="0.6", linewidth=0.6, zorder=0)
-    ax.set_xlabel(eigenvalue_label(answer["curvature"]).replace("\n", " "))
+    ax.set_xlabel(eigenvalue_label(answer["curvature"]).replace("\n", " ") + ", λ")
     ax.set_ylabel("Density")
     legend_above(ax, columns=3)
     note(ax, _notes(answer))
