@@ -39,7 +39,12 @@ def measured_batch_size(model: nn.Module, evaluate: Callable[[], Any], total: in
     finally:
         for handle in handles:
             handle.remove()
-    fitting = max(1, activation_budget(device) // max(used, 1))
+    return fitting_batch_size(used, total, device)
+
+
+def fitting_batch_size(bytes_of_one: float, total: int, device: torch.device) -> int:
+    """Choose the largest power of two whose examples fit the memory that one batch may use."""
+    fitting = max(1, int(activation_budget(device) // max(bytes_of_one, 1)))
     return min(2 ** (fitting.bit_length() - 1), _LARGEST, 2 ** (total - 1).bit_length())
 
 

@@ -53,6 +53,7 @@ class Objective:
         also: Further data measured at the same points, by name.
         num_passes: How many times the whole data has been read so far.
         batch_size: Examples a batch.
+        chooses_batch_size: Whether it was left to the objective and is no part of what is measured.
         folds: BatchNorm layers that were folded into others, in a `frozen` copy.
         depends_on_cuts: Whether the loss is not the mean of its batches, as under ``normalization="batch"`` or with
             class weights. Then `batch_size` is part of what is measured.
@@ -419,6 +420,7 @@ class Objective:
             require_one_number(self._first_loss(examples, where))
         ignoring = self.loss_function is not None and ignores_labels(self.loss_function, self.examples)
         self.depends_on_cuts = self._try_out() or ignoring or self.normalization == "batch"
+        self.chooses_batch_size = batch_size is None and self.examples.divisible and not self._batch_size_matters
         self.batch_size = self._choose_batch_size(batch_size)
 
     def _try_out(self, most: int = SAMPLE) -> bool:

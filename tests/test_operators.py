@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from landscape import execution
+from landscape import batch_size, execution
 from landscape.eigen import eigenpairs
 from landscape.execution import SerialExecutor, Work
 from landscape.objective import Objective
@@ -128,6 +128,24 @@ def test_what_is_kept_does_not_change_the_product():
     some = Hessian(objective, memory=kept.graphs._used // 2)
     assert torch.equal(some @ v, products[0])
     assert 0 < some.strategy["graphs_kept"] < 6
+
+
+def test_derivatives_choose_their_own_batches_where_that_changes_nothing(monkeypatch):
+    model, (inputs, targets) = network("BatchNorm", torch.float32)
+    many = (inputs.repeat(400, 1, 1, 1), targets.repeat(400))
+    free = Hessian(Objective(model, many, loss=F.cross_entropy))
+    monkeypatch.setattr(batch_size, "_CPU_BUDGET", 2**18)
+    v = torch.ones(free.size)
+    products = free @ v
+    size = free.objective.batch_size
+    assert size == batch_size.fitting_batch_size(free.graphs.bytes_of_one, len(many[0]), free.device)
+    assert size < free.source.batch_size  # which counts the outputs of the modules, not what derivatives keep
+    given = Hessian(Objective(model, many, loss=F.cross_entropy, batch_size=1000))
+    assert torch.allclose(given @ v, products, atol=1e-5 * products.abs().max())
+    assert given.objective.batch_size == 1000
+    cut = Hessian(Objective(model, many, loss=F.cross_entropy, normalization="batch"))
+    cut @ v
+    assert cut.objective.batch_size == len(many[0])
 
 
 def test_kept_graphs_outlive_a_look_elsewhere():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from landscape.batch_size import fitting_batch_size
 from landscape.folding import NotFoldedError, require_folded
 from landscape.identity import digest
 from landscape.objective import Objective
@@ -18,6 +19,8 @@ from landscape.randomness import preserved_rng
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator as ScipyOperator
+
+_FEW = (2, 4)  # examples whose graphs are measured; what both have, such as weights, does not grow with a batch
 
 
 class LinearOperator(ABC):
@@ -174,6 +177,8 @@ class ObjectiveOperator(LinearOperator):
 
     def _product(self, V: Tensor) -> Tensor:
         objective, passes = self.objective, self.objective.num_passes
+        if not self.graphs.at_once:
+            self._prepare()
         tensors, batch_size = objective.tensors(self.layout), objective.batch_size
 
         def of_batch(batch: Any) -> list[Tensor]:
@@ -187,6 +192,21 @@ class ObjectiveOperator(LinearOperator):
             (products,) = objective.average(of_batch)
         self.source.num_passes += objective.num_passes - passes
         return products.to(self.dtype)
+
+    def _prepare(self) -> None:
+        """Choose the batch size and the number of vectors at once, from the memory of the graph of a few examples."""
+        objective = self.objective
+        tensors = objective.tensors(self.layout)
+        sizes = []
+        with objective.differentiating(), preserved_rng(self.device):
+            for few in _FEW:
+                batch, count = next(objective.examples.batches(min(few, objective.batch_size)))
+                sizes.append((self.graphs.bytes_of(partial(self._linearize, batch, tensors)), count))
+        self.graphs.bytes_of_one = _slope(*sizes)
+        number = len(objective.examples)
+        if objective.chooses_batch_size:
+            objective.batch_size = fitting_batch_size(self.graphs.bytes_of_one, number, self.device)
+        self.graphs.choose(min(objective.batch_size, number))
 
     def _linearize(self, batch: Any, tensors: list[Tensor]) -> Multiply:
         made = self.linearize(batch, tensors)
@@ -210,3 +230,10 @@ class ObjectiveOperator(LinearOperator):
                 f"{products[1, 0]:.6g}): some operation in it has a wrong second derivative. torch's weight_norm is "
                 "one; fold it into the weight (remove_parametrizations), or write the operation out."
             )
+
+
+def _slope(fewer: tuple[int, int], more: tuple[int, int]) -> float:
+    """Bytes that each example adds, from two pairs (bytes, examples)."""
+    if more[1] == fewer[1]:
+        return more[0] / more[1]
+    return max(0.0, (more[0] - fewer[0]) / (more[1] - fewer[1]))

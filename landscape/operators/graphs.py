@@ -28,7 +28,8 @@ class Graphs:
 
     Attributes:
         memory: Bytes of graphs to keep.
-        at_once: Vectors sent through a graph together.
+        at_once: Vectors sent through a graph together; 0 until it has been chosen.
+        bytes_of_one: Bytes that each example of a batch adds to its graph.
         num_kept: Batches whose graph is kept.
         num_batches: Batches there are.
     """
@@ -39,7 +40,7 @@ class Graphs:
         self.at_once = 0
         self._kept: dict[Any, Multiply] = {}
         self._used = 0
-        self._bytes_of_one = 0.0
+        self.bytes_of_one = 0.0
 
     @property
     def num_kept(self) -> int:
@@ -51,10 +52,8 @@ class Graphs:
         key = tuple((t.data_ptr(), t.shape) for t in tensors_of(batch))
         if key in self._kept:
             return self._kept[key]
-        if not self.at_once:
-            self._measure(batch, linearize)
         made = linearize()
-        size = int(self._bytes_of_one * count_examples(batch))
+        size = int(self.bytes_of_one * count_examples(batch))
         if self._used + size <= self.memory:
             self._kept[key] = made
             self._used += size
@@ -67,8 +66,8 @@ class Graphs:
         if keep_none:
             self.memory = 0
 
-    def _measure(self, batch: Any, linearize: Callable[[], Multiply]) -> None:
-        """Count the bytes of one graph, and see how many vectors fit the memory that one batch may use."""
+    def bytes_of(self, linearize: Callable[[], Multiply]) -> int:
+        """Count the bytes that a graph takes."""
         sizes: dict[int, int] = {}
 
         def count(tensor: Tensor) -> Tensor:
@@ -77,10 +76,12 @@ class Graphs:
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             linearize()
-        used = sum(sizes.values())
-        self._bytes_of_one = used / count_examples(batch)
+        return sum(sizes.values())
+
+    def choose(self, examples: int) -> None:
+        """See how many vectors fit the memory that a batch of so many examples may use."""
         together = activation_budget(self.device) if self.device.type == "cuda" else _TOGETHER_ON_CPU
-        self.at_once = max(1, together // max(used, 1))
+        self.at_once = max(1, int(together // max(self.bytes_of_one * examples, 1)))
 
     def pull_back(self, outputs: Sequence[Tensor], tensors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Tensor:
         """Multiply K cotangents by a transposed Jacobian, whose graph is retained.
