@@ -33,7 +33,10 @@ landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3
 landscape probe surface "${runs[@]}" --directions filter --resolution 31 --executor processes
 landscape probe surface "$out/sgd-b32" "$out/adam-b32" --directions pca --resolution 31 --executor processes
 for run in "${runs[@]}"; do start landscape probe spectrum "$run" --k 5; done
-for question in sharpness density layers; do start landscape probe "$question" "$out/sgd-b32"; done
+finish
+start landscape probe sharpness "$out/sgd-b32"  # one command a run at a time: whoever writes into it holds its lock
+start landscape probe density "$out/adam-b32"
+start landscape probe layers "$out/sgd-b32"
 finish
 
 say "3/4 drawing"
