@@ -343,7 +343,7 @@ def test_a_huge_outlier_left_in_is_covered_badly():
 @pytest.mark.slow
 def test_a_normal_interval_covers_too_little(monkeypatch):
     """Control: Student's t is what makes ten samples honest."""
-    monkeypatch.setattr(traces, "_student", lambda confidence, samples: 1.96)
+    monkeypatch.setattr(traces, "student_factor", lambda count, confidence: 1.96)
     assert hits(SPECTRA["flat bulk"], num_matvecs=10, method="hutchinson")[0] < 926
 
 
