@@ -247,6 +247,27 @@ def test_products_of_one_matrix_are_not_taken_for_those_of_another():
             assert torch.equal(Resumable(operator) @ v, operator @ v)
 
 
+def test_what_did_not_fit_is_not_tried_again():
+    model, data = network("BatchNorm")
+    objective = Objective(model, data, loss=F.cross_entropy)
+    tried = []
+
+    class Scarce(Hessian):
+        def linearize(self, batch, tensors):
+            tried.append(len(batch[1]))
+            if len(batch[1]) > 8:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().linearize(batch, tensors)
+
+    H, v = Scarce(objective), torch.ones(objective.size, dtype=torch.float64)
+    expected = Hessian(objective) @ v
+    assert torch.allclose(H @ v, expected, rtol=1e-12)
+    assert max(tried) > 8
+    tried.clear()
+    assert torch.allclose(H @ v, expected, rtol=1e-12)
+    assert max(tried) <= 8
+
+
 class NoBatches(torch.autograd.Function):
     """Squares, without a rule for several vectors at once."""
 

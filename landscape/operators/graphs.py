@@ -64,7 +64,7 @@ class Graphs:
         self._kept.clear()
         self._used, self.at_once = 0, 0
         if keep_none:
-            self.memory = 0
+            self.memory, self.at_once = 0, 1  # and do not choose again what did not fit
 
     def bytes_of(self, linearize: Callable[[], Multiply]) -> int:
         """Count the bytes that a graph takes."""
