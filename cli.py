@@ -329,8 +329,8 @@ def objective_options() -> list[click.Parameter]:
         "--examples": {"type": at_least_one, "help": "Use so many examples, a fixed random subset."},
         "--threads": {
             "type": at_least_one,
-            "default": 1,
-            "help": "Threads of torch; more help large networks, and move the last bits of Hessian products.",
+            "help": "Threads of torch; 1 if left out, for a long surface what a measurement finds faster. More help "
+            "large networks, and move the last bits of Hessian products.",
         },
         "--executor": {
             "default": "serial",
@@ -350,7 +350,7 @@ def ask_all(
     values: dict[str, Any],
     runs: tuple[Path, ...],
     executor: str,
-    threads: int,
+    threads: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -362,7 +362,7 @@ def ask_all(
     from models.opened import open_run
     from models.planes import directions_of
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or 1)
     asked = []
     word = values.get("directions")
     if options.get("normalization") is None:
@@ -378,7 +378,7 @@ def ask_all(
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
         for probe, objective, store in asked:
             with progress_bar(store.path.name) as progress:
-                answer = ask(probe, objective, store, executor=engine, progress=progress)
+                answer = ask(probe, objective, store, executor=engine, progress=progress, threads=threads)
             bad += nonfinite(answer) + unfinished(answer)
             path = store.path / f"{answer_name(probe, objective)}.h5"
             say(contents(answer, path), f"{clean(path)}\n{indent(summary(answer), '  ')}")
@@ -417,7 +417,13 @@ class SharpnessCommand(GroupedCommand):
     "--out", type=RUN, help="Folder for the answer and its figures; sharpness-report beside the runs if left out."
 )
 def sharpness_report(
-    runs: tuple[Path, ...], strata: str, out: Path | None, executor: str, threads: int, as_json: bool, **values: Any
+    runs: tuple[Path, ...],
+    strata: str,
+    out: Path | None,
+    executor: str,
+    threads: int | None,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Put every measure of sharpness of several runs beside their test error, with rank correlations.
 
@@ -432,7 +438,7 @@ def sharpness_report(
     from landscape.sharpness import SharpnessReport, generalization
     from models.opened import open_run
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or 1)
     runs = tuple(sorted(runs, key=Path.absolute))  # so that their order makes no other question
     wanted = SharpnessReport(strata=tuple(part.strip() for part in strata.split(",") if part.strip()))
     probe = Sharpness(**{name: values.pop(name) for name in [field.name for field in fields_of(Sharpness)]})

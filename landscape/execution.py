@@ -52,6 +52,7 @@ class Work:
         scratch: Folder for what is sent to workers; a run's folder clears what a killed process left there. None for
             the system's own.
         stages: How many maps, or pieces of a sequence, have used each stage name.
+        threads: Threads of torch that the user asked for; None leaves the choice to a measurement.
         memory: What earlier answers to the same probe left for the next one, while a model trains (`remember`).
     """
 
@@ -62,6 +63,7 @@ class Work:
     scratch: Path | None = None
     stages: Counter[str] = field(default_factory=Counter)
     synced: float = 0.0
+    threads: int | None = None
     memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -138,6 +140,20 @@ def _terminate(pool: ProcessPoolExecutor) -> None:
     """End the workers at once; a worker asked politely ends its whole chunk first, which may take minutes."""
     for process in list((pool._processes or {}).values()):  # `terminate_workers` from Python 3.14 on
         process.terminate()
+
+
+def num_workers() -> int:
+    """How many processes share the work of the current `working` context; 1 where it is done in this one."""
+    work = _current.get()
+    if work is None or isinstance(work.executor, SerialExecutor):
+        return 1
+    return getattr(work.executor, "_max_workers", None) or os.cpu_count() or 1
+
+
+def wanted_threads() -> int | None:
+    """Threads of torch that the user of the current `working` context asked for; None for no wish."""
+    work = _current.get()
+    return None if work is None else work.threads
 
 
 def report_progress(stage: str, done: int, total: int) -> None:

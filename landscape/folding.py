@@ -93,12 +93,14 @@ class Folded:
 
     Attributes:
         waiting: The output that has not reached the BatchNorm layer yet; None once it has.
+        settled: Weight and bias of both layers in one, while the model stands at one point (`settle`).
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module):
         self.layer, self.norm = layer, norm
         self.affine = _Affine(norm)
         self.waiting: Tensor | None = None
+        self.settled: tuple[Tensor, Tensor] | None = None
         self.version = 0
 
     def install(self) -> None:
@@ -111,14 +113,29 @@ class Folded:
         layer: Any = self.layer
         if self.waiting is not None or input.ndim != layer.weight.ndim:
             raise NotFoldedError
-        scale, shift = self.affine.coefficients()
-        weight = layer.weight * scale.view(-1, *(1,) * (layer.weight.ndim - 1))
-        bias = shift if layer.bias is None else shift + scale * layer.bias
+        known = None if torch.is_grad_enabled() else self.settled
+        weight, bias = known or self._in_one()
         convolves = isinstance(layer, nn.modules.conv._ConvNd)
         run: Any = layer._conv_forward if convolves else nn.functional.linear
         self.waiting = run(input, weight, bias)
         self.version = self.waiting._version
         return self.waiting
+
+    def settle(self) -> None:
+        """Compute weight and bias once, for all batches until the parameters move and this is called again."""
+        self.waiting = None  # an evaluation that failed half-way may have left an output
+        with torch.no_grad():
+            self.settled = self._in_one()
+
+    def release(self) -> None:
+        """Go back to computing them for every batch, since the parameters will differ from those of the layer."""
+        self.settled = None
+
+    def _in_one(self) -> tuple[Tensor, Tensor]:
+        layer: Any = self.layer
+        scale, shift = self.affine.coefficients()
+        weight = layer.weight * scale.view(-1, *(1,) * (layer.weight.ndim - 1))
+        return weight, shift if layer.bias is None else shift + scale * layer.bias
 
     def hand_over(self, input: Tensor) -> Tensor:
         """Stand in for the BatchNorm layer: there is nothing left to do."""

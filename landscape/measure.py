@@ -34,6 +34,7 @@ def ask(
     store: Store,
     executor: str | Executor = "serial",
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> xr.Dataset:
     """Answer a probe's question from the store, computing what is missing.
 
@@ -46,6 +47,7 @@ def ask(
         store: The run's folder, where the answer is sealed as ``<probe>-<id>.h5``.
         executor: ``serial``, ``processes``, ``processes:N``, or an executor that is already open.
         progress: Called with (stage, pieces done, pieces in all).
+        threads: Threads of torch that points may take; None leaves the choice to a measurement, where it pays.
 
     Raises:
         LockedError: If another process works in this folder.
@@ -64,7 +66,7 @@ def ask(
             return store.read(name)
         _agree_on_recipe(journal, objective)
         try:
-            answer = answered(probe, objective, Work(engine, journal, progress, scratch=store.path))
+            answer = answered(probe, objective, Work(engine, journal, progress, scratch=store.path, threads=threads))
         except Exception:
             _discard_if_empty(journal)
             raise
@@ -154,7 +156,7 @@ def _clear_leftover(store: Store, name: str) -> None:
 
 def _discard_if_empty(journal: Journal) -> None:
     """Leave nothing behind where a question was refused before its first piece."""
-    if set(journal.records()) <= {"recipe"}:
+    if set(journal.records()) <= {"recipe", "plan/0"}:
         journal.discard()
 
 

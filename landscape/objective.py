@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.admission import (
@@ -26,7 +29,8 @@ from landscape.admission import (
     require_one_number,
     require_pairs,
 )
-from landscape.batch_size import is_out_of_memory, measured_batch_size
+from landscape.batch_size import is_out_of_memory, largest_layer, measured_batch_size
+from landscape.evaluation import Evaluator, Plan
 from landscape.examples import Examples
 from landscape.folding import Folded, fold
 from landscape.identity import describe_function, digest_named, rounded
@@ -124,6 +128,8 @@ class Objective:
         self.num_passes = 0
         self.folds: list[Folded] = []
         self._is_frozen = False
+        self._evaluator: Evaluator | None = None
+        self._autocast = False
         self._values: list[float] | None = None
         self._optimizer = (
             OptimizerState.of(optimizer, model) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
@@ -144,8 +150,13 @@ class Objective:
             return self.average(lambda batch: [self.batch_loss(batch)])[0]
 
     def losses(self, thetas: Tensor) -> Tensor:
-        """Mean loss at each of K points: (K, P) -> (K,) in float64."""
-        return torch.stack([self.loss(theta) for theta in thetas])
+        """Mean loss at each of K points: (K, P) -> (K,) in float64; equal to `loss` up to rounding.
+
+        The batched path: see `landscape.evaluation` for how the points are evaluated, and for how to choose it.
+        """
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self)
+        return self._evaluator.losses(thetas)
 
     def metrics(self, theta: Tensor | None = None) -> dict[str, float]:
         """Measure loss, accuracy where targets are classes, and both on the further data as ``test_loss`` etc."""
@@ -196,27 +207,33 @@ class Objective:
         Raises:
             ValueError: If `theta` is not a vector of P entries.
         """
-        batch, _ = next(self.examples.batches(self.batch_size))
-        with torch.no_grad(), self.at():
-            self.batch_loss(batch)  # what a model keeps of its last evaluation can only be copied without a graph
-        copied = copy.copy(self)
+        copied, batch = self._copied()
         with torch.inference_mode(False):
-            copied._module = own_copy(self._module)
             copied.theta = self.theta if theta is None else theta.detach().to(self.device, self.dtype)
-        copied._parameters = dict(copied._module.named_parameters())
-        copied.num_passes = 0
         with copied.differentiating(), copied.at():
-            if folding:
-                before = copied.batch_loss(batch).item()
-                copied.folds = fold(copied._module, lambda: copied.batch_loss(batch))
-                error = abs(copied.batch_loss(batch).item() - before)
-                if not error <= 1e3 * torch.finfo(self.dtype).eps * max(1.0, abs(before)):
-                    return self.frozen(theta, folding=False)
+            if folding and not copied._fold(batch):
+                return self.frozen(theta, folding=False)
         copied._is_frozen = True
         if self.device.type == "cpu" and self.dtype == torch.float32:
-            for parameter in copied._module.parameters():
-                if parameter.ndim == 4:  # outputs follow the layout of the weights
-                    parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            copied._put_channels_last()
+        return copied
+
+    def prepared(self, plan: Plan) -> Objective:
+        """Copy the objective for evaluation at many points as a plan says. The copy has no derivatives.
+
+        Args:
+            plan: How; where BatchNorm cannot be folded without changing the loss beyond rounding, it is not.
+        """
+        copied, batch = self._copied()
+        copied.batch_size = plan.batch_size
+        with torch.no_grad(), copied.at():
+            if plan.folding and not copied._recalibrates and not copied._fold(batch):
+                return self.prepared(replace(plan, folding=False))
+        if plan.channels_last:
+            copied._put_channels_last()
+        copied._autocast = plan.precision == "bfloat16"
+        if plan.compiled:
+            copied._module = torch.compile(copied._module, fullgraph=True, dynamic=False)  # type: ignore[assignment]
         return copied
 
     # --- what probes and operators build on -------------------------------------------------------------------
@@ -252,6 +269,43 @@ class Objective:
     def tensors(self, layout: ParameterLayout) -> list[Tensor]:
         """List the copy's parameters that a layout names, for automatic differentiation."""
         return [self._parameters[name] for name in layout.names]
+
+    def stacked(self, thetas: Tensor) -> dict[str, Tensor]:
+        """Cut points (K, P) into the parameters that vary, (K, ...) each."""
+        parts = thetas.to(self.device, self.dtype).split(self.layout.sizes, dim=1)
+        shapes = zip(self.layout.names, parts, self.layout.shapes, strict=True)
+        return {name: part.reshape(len(thetas), *shape) for name, part, shape in shapes}
+
+    def with_examples(self, number: int) -> Objective:
+        """Copy the objective with a random subset of its examples; where batches cannot be cut, with all of them."""
+        copied = copy.copy(self)
+        copied._evaluator, copied._values = None, None
+        if self.examples.divisible:
+            copied.examples = self.examples.take(number)
+        return copied
+
+    def module_parameters(self) -> list[Tensor]:
+        """List all parameters of the copy of the model, those that stay where they are among them."""
+        return list(self._parameters.values())
+
+    @cached_property
+    def bytes_of_largest_layer(self) -> float:
+        """Bytes an example of the inputs and outputs of the layer that has most of them."""
+        batch, number = next(self.examples.batches(1))
+        with self.at():
+            return largest_layer(self._module, lambda: self._evaluate(batch)) / number
+
+    def measured(self, batch: Any, parameters: dict[str, Tensor] | None = None) -> list[Tensor]:
+        """Mean loss of a batch and, where targets are classes, the share that is right; to be used inside `at`.
+
+        Args:
+            batch: The batch.
+            parameters: Other values of parameters than where the copy stands, by name.
+        """
+        loss, output = self._evaluate(batch, parameters)
+        if output is None or not is_classification(output, batch[1]):
+            return [loss]
+        return [loss, (output.argmax(dim=1) == batch[1]).double().mean()]
 
     def batch_loss(self, batch: Any) -> Tensor:
         """Mean loss of one batch where the copy stands; to be used inside `at`."""
@@ -331,26 +385,47 @@ class Objective:
         with torch.no_grad():
             for parameter, name in zip(self.tensors(self.layout), self.layout.names, strict=True):
                 parameter.copy_(targets[name])
+        for folded in self.folds:
+            folded.settle()
 
-    def _evaluate(self, batch: Any) -> tuple[Tensor, Tensor | None]:
+    def _copied(self) -> tuple[Objective, Any]:
+        """Copy the objective with a model of its own, and take a batch to try it out."""
+        batch, _ = next(self.examples.batches(self.batch_size))
+        with torch.no_grad(), self.at():
+            self.batch_loss(batch)  # what a model keeps of its last evaluation can only be copied without a graph
+        copied = copy.copy(self)
+        with torch.inference_mode(False):
+            copied._module = own_copy(self._module)
+        copied._parameters = dict(copied._module.named_parameters())
+        copied.num_passes, copied._evaluator = 0, None
+        return copied, batch
+
+    def _fold(self, batch: Any) -> bool:
+        """Fold BatchNorm in a copy; say whether its loss is what it was, up to rounding."""
+        before = self.batch_loss(batch).item()
+        self.folds = fold(self._module, lambda: self.batch_loss(batch))
+        error = abs(self.batch_loss(batch).item() - before)
+        return error <= 1e3 * torch.finfo(self.dtype).eps * max(1.0, abs(before))
+
+    def _put_channels_last(self) -> None:
+        for parameter in self._module.parameters():
+            if parameter.ndim == 4:  # outputs follow the layout of the weights
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+
+    def _evaluate(self, batch: Any, parameters: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor | None]:
         """Mean loss of a batch and, where a loss of (output, target) is used, the outputs."""
-        if self.step_function is not None:
-            return self.step_function(self._module, batch), None
-        output = self._module(batch[0])
+        with torch.autocast(self.device.type, torch.bfloat16) if self._autocast else nullcontext():
+            if self.step_function is not None:
+                return self.step_function(self._module, batch), None
+            if parameters is None:
+                output = self._module(batch[0])
+            else:
+                output = functional_call(self._module, parameters, (batch[0],))
         return self.output_loss(output, batch), output
 
     def _metrics_of(self, examples: Examples, prefix: str) -> dict[str, float]:
-        names = ["loss"]
-
-        def measure(batch: Any) -> list[Tensor]:
-            loss, output = self._evaluate(batch)
-            if output is None or not is_classification(output, batch[1]):
-                return [loss]
-            names[1:] = ["accuracy"]
-            return [loss, (output.argmax(dim=1) == batch[1]).double().mean()]
-
-        values = self.average(measure, examples)
-        return {f"{prefix}{name}": value.item() for name, value in zip(names, values, strict=True)}
+        values = self.average(self.measured, examples)
+        return {f"{prefix}{name}": value.item() for name, value in zip(("loss", "accuracy"), values, strict=False)}
 
     def _weighted_sum(self, function: Callable[[Any], list[Tensor]], examples: Examples) -> list[Tensor]:
         totals: list[Tensor] = []

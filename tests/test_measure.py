@@ -95,7 +95,7 @@ def test_what_each_answer_carries(store):
     assert (attrs["probe"], attrs["probe_class"]) == ("slice", "landscape.probes.slices:Slice")
     assert json.loads(attrs["probe_fields"]) == {
         **{"directions": "filter", "resolution": 3, "radius": 1.0, "center": 0.0},
-        **{"seed": 2, "seeds": 1, "one_dimensional": "zero"},
+        **{"seed": 2, "seeds": 1, "one_dimensional": "zero", "rise": 10.0, "precision": "full"},
     }
     identity = objective.identity()
     for name in ("parameters_sha256", "data_sha256", "test_data_sha256", "normalization", "dtype", "num_examples"):

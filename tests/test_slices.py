@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 from torch import nn
 
 from landscape import directions as D
+from landscape import grids
+from landscape.evaluation import default_plan
 from landscape.objective import Objective
-from landscape.probes import Slice, Surface, slices
+from landscape.probes import Slice, Surface
 from tests.problems import (
     TinyCNN,
     built,
@@ -81,11 +84,11 @@ def test_the_centre_is_the_checkpoint_bit_for_bit(kind):
 @pytest.mark.parametrize("radius", [0.1, 1.0, 1 / 3, 2.7])
 @pytest.mark.parametrize("resolution", [3, 21, 51, 401])
 def test_axes_are_symmetric_with_the_centre_on_it(resolution, radius):
-    axis = slices._axis(resolution, radius, 0.0)
+    axis = grids.axis(resolution, radius, 0.0)
     assert axis[resolution // 2] == 0
     assert (axis == -axis[::-1]).all()
     assert (axis[0], axis[-1], len(axis)) == (-radius, radius, resolution)
-    even = slices._axis(resolution + 1, radius, 0.0)
+    even = grids.axis(resolution + 1, radius, 0.0)
     assert 0 not in even
     assert (even == -even[::-1]).all()
     assert np.allclose(np.diff(even), 2 * radius / resolution, rtol=1e-12)
@@ -134,7 +137,10 @@ def test_everything_that_is_said_of_an_answer():
     assert answer.loss.attrs == {"units": "nats", "long_name": "mean loss"}
     assert answer.test_accuracy.attrs == {"units": "1", "long_name": "accuracy on the test data"}
     assert answer.beta.attrs["long_name"] == "random filter direction 2"
-    assert answer.attrs == {"directions": "filter", "num_points": 9, "num_non_finite": 0}
+    assert answer.attrs == {
+        **{"directions": "filter", "num_points": 9, "num_non_finite": 0, "sampling": "full", "precision": "float32"},
+        "evaluation_plan": default_plan(objective).to_json(),
+    }
 
 
 # --- several seeds ------------------------------------------------------------------------------------------------
@@ -180,8 +186,8 @@ def test_values_that_are_not_finite_are_kept_and_counted():
 
 def test_the_band_of_values_that_are_not_finite_counts_them_as_the_worst():
     values = np.array([[1.0, 1.0], [2.0, np.nan], [3.0, np.inf]])
-    answer = slices.xr.Dataset({"loss": (("seed", "alpha"), values), "accuracy": (("seed", "alpha"), values / 4)})
-    spread = slices._with_spread(answer, ["loss", "accuracy"])
+    answer = xr.Dataset({"loss": (("seed", "alpha"), values), "accuracy": (("seed", "alpha"), values / 4)})
+    spread = grids._with_spread(answer, ["loss", "accuracy"])
     assert spread.loss_median.values.tolist() == [2.0, np.inf]
     assert spread.loss_lower.values[1] == 1.0
     assert np.isfinite(spread.loss_upper.values[0])
@@ -263,7 +269,7 @@ def test_filter_normalized_slices_do_not_see_a_rescaling_of_relu_layers(factor):
         ({"one_dimensional": "ones"}, "one_dimensional must be zero or copy, got 'ones'"),
         ({"resolution": 0}, "resolution must be whole numbers of at least 1, got 0"),
         ({"resolution": 2.5}, "resolution must be whole numbers"),
-        ({"radius": 0.0}, "radius must be positive and finite, got 0.0"),
+        ({"radius": 0.0}, "radius must be positive and finite, or auto; got 0.0"),
         ({"radius": float("nan")}, "radius must be positive and finite"),
         ({"center": float("inf")}, "center must be finite, got inf"),
         ({"seeds": 0}, "seeds must be at least 1 and seed at least 0, got 0 and 0"),
@@ -278,9 +284,9 @@ def test_fields_are_checked(fields, message):
             probe(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"resolution": (3, 3, 3)}, {"radius": (1.0,)}, {"center": (0.0, 0.0, 0.0)}])
-def test_axes_are_one_or_two(fields):
-    with pytest.raises(ValueError, match="resolution, radius and center are each one value for both axes or a pair"):
+@pytest.mark.parametrize("fields", [{"resolution": (3,) * 4}, {"radius": (1.0,)}, {"center": (0.0, 0.0, 0.0)}])
+def test_axes_are_two_or_three(fields):
+    with pytest.raises(ValueError, match="each one value for all axes, or one an axis: a pair for a plane, three"):
         Surface(**fields)
 
 

@@ -1,29 +1,23 @@
-"""The loss along lines and over planes through a point of parameter space."""
+"""The loss along lines, over planes and in volumes through a point of parameter space."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
-from torch import Tensor
 
-from landscape.directions import (
-    KINDS,
-    ONE_DIMENSIONAL,
-    RANDOM_KINDS,
-    Directions,
-    coordinates,
-    cosine,
-    directions_for,
-    step_ratio,
-)
-from landscape.execution import resumable_map
+from landscape.directions import KINDS, ONE_DIMENSIONAL, RANDOM_KINDS, Directions, coordinates, cosine
+from landscape.evaluation import PRECISIONS
+from landscape.grids import AXES, Grid, axis, most_points, sets_of_directions
 from landscape.objective import Objective
+from landscape.ranges import radius_of_rise
+
+Radius = float | Literal["auto"]
+SAMPLINGS = ("full", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -33,24 +27,29 @@ class Slice:
     Attributes:
         directions: filter, layer, weight, gaussian, hessian, or a Directions object.
         resolution: Points along the line; with an odd number one of them is the checkpoint.
-        radius: The line runs from center - radius to center + radius, in multiples of the direction.
+        radius: The line runs from center - radius to center + radius, in multiples of the direction; auto reaches to
+            where the loss has risen by the factor rise.
         center: Middle of the line.
         seed: Seed of the first random direction.
         seeds: Number of random directions, with seeds seed, seed + 1, ...
         one_dimensional: What biases and normalization scales do in a random direction: zero or copy.
+        rise: The factor by which the loss has risen at an automatic radius.
+        precision: full, or bfloat16 for faster products whose error is measured and stored.
     """
 
     directions: str | Directions = "filter"
     resolution: int = 51
-    radius: float = 1.0
+    radius: float | Literal["auto"] = 1.0
     center: float = 0.0
     seed: int = 0
     seeds: int = 1
     one_dimensional: str = "zero"
+    rise: float = 10.0
+    precision: Literal["full", "bfloat16"] = "full"
 
     def __post_init__(self) -> None:
         _check(self, (self.resolution,), (self.radius,), (self.center,))
-        _settle(self, radius=float(self.radius), center=float(self.center))
+        _settle(self, radius=_number(self.radius), center=float(self.center), rise=float(self.rise))
 
     def __call__(self, objective: Objective) -> xr.Dataset:
         """Measure the line.
@@ -61,165 +60,160 @@ class Slice:
             norm of the filters; `done`.
 
         Raises:
-            ValueError: If the loss at the checkpoint is not finite.
+            ValueError: If the loss at the checkpoint is not finite, or an automatic radius cannot be found.
         """
-        grid = _Grid.through(objective, self, {"alpha": _axis(self.resolution, self.radius, self.center)})
-        answer = grid.answer()
-        answer["step_ratio"] = grid.per_seed(
-            [step_ratio(v[0], objective.theta, objective.layout) for v in grid.vectors]
-        )
-        return grid.finish(answer)
+        grid = _grid(self, objective, (self.resolution,), (self.radius,), (self.center,))
+        answer = _told(self, grid, grid.full())
+        answer["step_ratio"] = grid.step_ratios(0)
+        return answer
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Loss and accuracy over a plane, L(theta + alpha d1 + beta d2), for one or several pairs of directions.
+    """Loss and accuracy over a plane, L(theta + alpha d1 + beta d2), or in a volume of three directions.
 
     Attributes:
         directions: filter, layer, weight, gaussian, hessian, hessian-ends, or a Directions object.
-        resolution: Points along each axis, n or (n_alpha, n_beta); odd numbers put one on the checkpoint.
-        radius: The axes run from center - radius to center + radius, r or (r_alpha, r_beta).
-        center: Middle of the axes, c or (c_alpha, c_beta).
-        seed: Seed of the first pair of random directions.
-        seeds: Number of pairs, with seeds seed, seed + 1, ...
+        resolution: Points along each axis, n or (n_alpha, n_beta); odd numbers put one on the checkpoint. Three numbers
+            make a volume.
+        radius: The axes run from center - radius to center + radius, r or one an axis; auto reaches to where the loss
+            has risen along each axis by the factor rise.
+        center: Middle of the axes, c or one an axis.
+        seed: Seed of the first set of random directions.
+        seeds: Number of sets, with seeds seed, seed + 1, ...
         one_dimensional: What biases and normalization scales do in a random direction: zero or copy.
+        sampling: full computes every point; adaptive as many as the tolerance needs, and interpolates the others.
+        tolerance: Error of the loss that adaptive sampling allows, relative to the loss and to its range.
+        rise: The factor by which the loss has risen at an automatic radius.
+        precision: full, or bfloat16 for faster products whose error is measured and stored.
     """
 
     directions: str | Directions = "filter"
-    resolution: int | tuple[int, int] = 51
-    radius: float | tuple[float, float] = 1.0
-    center: float | tuple[float, float] = 0.0
+    resolution: int | tuple[int, int] | tuple[int, int, int] = 51
+    radius: float | tuple[float, float] | tuple[float, float, float] | Literal["auto"] = 1.0
+    center: float | tuple[float, float] | tuple[float, float, float] = 0.0
     seed: int = 0
     seeds: int = 1
     one_dimensional: str = "zero"
+    sampling: Literal["full", "adaptive"] = "full"
+    tolerance: float = 0.01
+    rise: float = 10.0
+    precision: Literal["full", "bfloat16"] = "full"
 
     def __post_init__(self) -> None:
-        _check(self, _both(self.resolution), _both(self.radius), _both(self.center))
-        radius, center = (tuple(map(float, _both(value))) for value in (self.radius, self.center))
-        _settle(self, resolution=_both(self.resolution), radius=radius, center=center)
+        count = len(_each(self.resolution, 2))
+        resolution, radius, center = (_each(value, count) for value in self._shape)
+        _check(self, resolution, radius, center)
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}.")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}.")
+        _settle(
+            self,
+            resolution=resolution,
+            radius="auto" if self.radius == "auto" else tuple(map(float, radius)),
+            center=tuple(map(float, center)),
+            tolerance=float(self.tolerance),
+            rise=float(self.rise),
+        )
 
     def __call__(self, objective: Objective) -> xr.Dataset:
-        """Measure the plane.
+        """Measure the plane or the volume.
 
         Returns:
-            loss, accuracy, ... over (alpha, beta), or (seed, alpha, beta) with median and band; `center_loss` etc.
-            at the checkpoint itself; `cosine` between the axes; `step_ratio_alpha`, `step_ratio_beta`; `done`;
-            for directions with a path its coordinates, and the share of its distance that lies off the plane.
+            loss, accuracy, ... over (alpha, beta), or (seed, alpha, beta) with median and band, with gamma behind them
+            in a volume; `center_loss` etc. at the checkpoint itself; `cosine` between the axes; `step_ratio_alpha`,
+            `step_ratio_beta`; `done`. Of adaptive sampling: `evaluated`, false where a spline stands, the computed
+            points apart in `point_loss` etc., and the held-out error in the attributes `error_p95` and `error_max`.
+            For directions with a path its coordinates, the share of its distance that lies off the plane, and the
+            loss of the path beside that of the plane under it.
 
         Raises:
-            ValueError: If the loss at the checkpoint is not finite.
+            ValueError: If the loss at the checkpoint is not finite, or an automatic radius cannot be found.
         """
-        shape = zip(_both(self.resolution), _both(self.radius), _both(self.center), strict=True)
-        axes = {name: _axis(*values) for name, values in zip(("alpha", "beta"), shape, strict=True)}
-        grid = _Grid.through(objective, self, axes)
-        answer = grid.answer()
-        theta, layout = objective.theta, objective.layout
-        answer["cosine"] = grid.per_seed([cosine(*pair) for pair in grid.vectors])
-        for number, name in enumerate(("step_ratio_alpha", "step_ratio_beta")):
-            answer[name] = grid.per_seed([step_ratio(pair[number], theta, layout) for pair in grid.vectors])
-        return grid.finish(_with_path(answer, self.directions, objective))
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Points theta + sum of coordinates times directions, for several sets of directions."""
-
-    objective: Objective
-    axes: dict[str, np.ndarray]
-    seeds: tuple[int, ...]
-    vectors: list[Tensor]  # one (D, P) a seed
-    labels: tuple[str, ...]
-    kind: str
-
-    @classmethod
-    def through(cls, objective: Objective, probe: Slice | Surface, axes: dict[str, np.ndarray]) -> _Grid:
-        seeds = tuple(range(probe.seed, probe.seed + probe.seeds))
-        made = [directions_for(probe.directions, objective, len(axes), seed, probe.one_dimensional) for seed in seeds]
-        return cls(objective, axes, seeds, [d.vectors for d in made], made[0].labels, made[0].kind)
+        resolution, radius, center = (_each(v, len(_each(self.resolution, 2))) for v in self._shape)
+        grid = _grid(self, objective, resolution, radius, center)
+        answer = grid.adaptive(self.tolerance) if self.sampling == "adaptive" else grid.full()
+        answer = _told(self, grid, answer)
+        for number, name in enumerate(grid.axes):
+            answer[f"step_ratio_{name}"] = grid.step_ratios(number)
+        return _with_path(_with_cosines(answer, grid), self.directions, grid)
 
     @property
-    def dims(self) -> tuple[str, ...]:
-        return (*(("seed",) if len(self.seeds) > 1 else ()), *self.axes)
+    def _shape(self) -> tuple[Any, Any, Any]:
+        return self.resolution, self.radius, self.center
 
-    def point(self, seed_number: int, place: Sequence[float]) -> Tensor:
-        theta = self.objective.theta
-        for coordinate, direction in zip(place, self.vectors[seed_number], strict=True):
-            theta = theta + coordinate * direction
-        return theta
 
-    def answer(self) -> xr.Dataset:
-        center = self.objective.metrics()
-        if not np.isfinite(center["loss"]):
-            raise ValueError(
-                f"the loss at the checkpoint is {center['loss']}, so there is no landscape around it; "
-                "measure a checkpoint from before the training diverged."
-            )
-        items = list(product(range(len(self.seeds)), *self.axes.values()))
-        points = resumable_map(_measure, self, items)
-        shape = (*((len(self.seeds),) if len(self.seeds) > 1 else ()), *map(len, self.axes.values()))
-        answer = xr.Dataset(coords=self._coordinates())
-        for name in center:
-            values = np.array([point[name] for point in points], dtype=np.float64).reshape(shape)
-            answer[name] = (self.dims, values, _described(name))
-            answer[f"center_{name}"] = ((), center[name], _described(name))
-        answer["done"] = (self.dims, np.ones(shape, dtype=bool))
-        return _with_spread(answer, list(center)) if len(self.seeds) > 1 else answer
+def _grid(
+    probe: Slice | Surface,
+    objective: Objective,
+    resolution: Sequence[int],
+    radius: Sequence[Any],
+    center: Sequence[Any],
+) -> Grid:
+    seeds = range(probe.seed, probe.seed + probe.seeds)
+    sets = sets_of_directions(probe.directions, objective, len(resolution), seeds, probe.one_dimensional)
+    grid = Grid.through(objective, sets, seeds, probe.precision)
+    if radius[0] == "auto":
+        radius = [_automatic_radius(grid, number, probe.rise) for number in range(len(resolution))]
+    shape = zip(resolution, radius, center, strict=True)
+    return grid.over({name: axis(*values) for name, values in zip(AXES, shape, strict=False)})
 
-    def per_seed(self, values: Sequence[float]) -> xr.DataArray:
-        return xr.DataArray(list(values), dims=("seed",)) if len(self.seeds) > 1 else xr.DataArray(values[0])
 
-    def finish(self, answer: xr.Dataset) -> xr.Dataset:
-        losses = answer["loss"]
-        answer.attrs.update(
-            directions=self.kind,
-            num_points=int(losses.size),
-            num_non_finite=int((~np.isfinite(losses)).sum()),
-        )
+def _automatic_radius(grid: Grid, number: int, rise: float) -> float:
+    """The radius at which the loss along one axis has risen by a factor, for all sets of directions."""
+    size = len(grid.labels)
+
+    def largest(seed_number: int, radius: float) -> float:
+        ends = [tuple(sign * radius if axis == number else 0.0 for axis in range(size)) for sign in (1, -1)]
+        return float(np.max(grid.measure([(seed_number, end) for end in ends], "radius")["loss"]))
+
+    wanted = rise * grid.center["loss"]
+    return max(radius_of_rise(lambda r, n=n: largest(n, r), wanted) for n in range(len(grid.seeds)))  # type: ignore[misc]
+
+
+def _told(probe: Slice | Surface, grid: Grid, answer: xr.Dataset) -> xr.Dataset:
+    """Add what every slice says of itself."""
+    answer.attrs["precision"] = probe.precision if probe.precision != "full" else str(grid.objective.dtype)[6:]
+    if isinstance(probe, Surface):
+        answer.attrs["sampling"] = probe.sampling
+    if probe.radius == "auto":
+        about = {"units": "multiples of the direction", "long_name": "radius at which the loss has risen by `rise`"}
+        for name, values in grid.axes.items():
+            answer[f"radius_{name}"] = ((), float(np.max(np.abs(values))), about)
+        answer["rise"] = ((), probe.rise, {"units": "1", "long_name": "factor on the loss of the checkpoint"})
+    return grid.precision_errors(answer) if probe.precision != "full" else answer
+
+
+def _with_cosines(answer: xr.Dataset, grid: Grid) -> xr.Dataset:
+    """The cosine between the axes: one, or one for each pair of three."""
+    pairs = list(combinations(range(len(grid.axes)), 2))
+    found = [[cosine(vectors[a], vectors[b]) for a, b in pairs] for vectors in grid.vectors]
+    if len(pairs) == 1:
+        answer["cosine"] = grid.per_seed([values[0] for values in found], units="1")
         return answer
-
-    def _coordinates(self) -> dict[str, Any]:
-        coords: dict[str, Any] = {"seed": ("seed", list(self.seeds))} if len(self.seeds) > 1 else {}
-        for (name, values), label in zip(self.axes.items(), self.labels, strict=True):
-            coords[name] = (name, values, {"units": "multiples of the direction", "long_name": label})
-        return coords
-
-
-def _measure(grid: _Grid, item: tuple[Any, ...]) -> dict[str, float]:
-    seed_number, *place = item
-    return grid.objective.metrics(grid.point(seed_number, place))
-
-
-def _axis(resolution: int, radius: float, center: float) -> np.ndarray:
-    """Coordinates from center - radius to center + radius; the middle of an odd number is exactly the center."""
-    if resolution == 1:
-        return np.array([center])
-    half = (resolution - 1) / 2
-    return center + radius * ((np.arange(resolution) - half) / half)
-
-
-def _with_spread(answer: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
-    """Add median and 10-90% band over the seeds; a NaN counts as worse than any finite value."""
-    for name in names:
-        worst = -np.inf if name.endswith("accuracy") else np.inf
-        ranked = answer[name].fillna(worst)
-        for word, share in (("median", 0.5), ("lower", 0.1), ("upper", 0.9)):
-            # Between a finite and an infinite value there is no linear interpolation.
-            method: Literal["linear", "nearest"] = "linear" if np.isfinite(ranked).all() else "nearest"
-            band = ranked.quantile(share, dim="seed", method=method).drop_vars("quantile")
-            answer[f"{name}_{word}"] = band.assign_attrs(answer[name].attrs)
+    names = [f"{AXES[a]}-{AXES[b]}" for a, b in pairs]
+    answer = answer.assign_coords(axis_pair=("axis_pair", names))
+    dims = ("seed", "axis_pair") if len(found) > 1 else ("axis_pair",)
+    answer["cosine"] = (dims, found if len(found) > 1 else found[0], {"units": "1"})
     return answer
 
 
-def _with_path(answer: xr.Dataset, directions: str | Directions, objective: Objective) -> xr.Dataset:
+def _with_path(answer: xr.Dataset, directions: str | Directions, grid: Grid) -> xr.Dataset:
     if isinstance(directions, str) or directions.path is None:
         return answer
-    plane, path = directions.first(2), directions.path.to(objective.theta)
+    objective, plane = grid.objective, directions.first(len(grid.axes))
+    path = directions.path.to(objective.theta)
     inside, off = coordinates(path, objective.theta, plane.vectors.to(objective.theta))
     answer = answer.assign_coords(snapshot_step=("snapshot", list(directions.path_steps)))
-    for number, name in enumerate(("trajectory_alpha", "trajectory_beta")):
-        answer[name] = ("snapshot", inside[:, number].cpu().numpy())
+    for number, name in enumerate(grid.axes):
+        answer[f"trajectory_{name}"] = ("snapshot", inside[:, number].cpu().numpy())
     answer["trajectory_off_plane"] = ("snapshot", off.cpu().numpy(), {"units": "share of the distance"})
-    answer["trajectory_loss"] = ("snapshot", objective.losses(path).cpu().numpy(), {"units": "nats"})
+    about = {"units": "nats", "long_name": "loss of the run at the step"}
+    answer["trajectory_loss"] = ("snapshot", grid.evaluator.losses(path).cpu().numpy(), about)
+    under = grid.measure([(0, tuple(map(float, place))) for place in inside], "point under the path")
+    about = {"units": "nats", "long_name": "loss of the plane where the step is projected"}
+    answer["trajectory_plane_loss"] = ("snapshot", under["loss"], about)
     if plane.explained_share:
         answer["explained_share"] = ("component", list(plane.explained_share))
         answer["random_walk_share"] = ("component", list(plane.random_walk_share))
@@ -232,30 +226,30 @@ def _settle(probe: Slice | Surface, **values: Any) -> None:
         object.__setattr__(probe, name, value)
 
 
-def _described(name: str) -> dict[str, str]:
-    data = f" on the {name.split('_')[0]} data" if "_" in name else ""
-    if name.endswith("accuracy"):
-        return {"units": "1", "long_name": f"accuracy{data}"}
-    return {"units": "nats", "long_name": f"mean loss{data}"}
+def _number(radius: Radius) -> Radius:
+    return "auto" if radius == "auto" else float(radius)
 
 
-def _both(value: Any) -> tuple[Any, Any]:
-    return tuple(value) if isinstance(value, list | tuple) else (value, value)
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * count
 
 
-def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[float], center: Sequence[float]) -> None:
+def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[Any], center: Sequence[Any]) -> None:
     if isinstance(probe.directions, str) and probe.directions not in KINDS:
         raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {probe.directions!r}.")
     if probe.one_dimensional not in ONE_DIMENSIONAL:
         raise ValueError(f"one_dimensional must be zero or copy, got {probe.one_dimensional!r}.")
-    if len({len(resolution), len(radius), len(center)}) > 1 or len(radius) > 2:
-        raise ValueError("resolution, radius and center are each one value for both axes or a pair, one an axis.")
+    if probe.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {probe.precision!r}.")
+    sizes = {len(resolution), len(radius), len(center)}
+    if len(sizes) > 1 or (isinstance(probe, Surface) and len(resolution) not in (2, 3)):
+        raise ValueError(
+            "resolution, radius and center are each one value for all axes, or one an axis: a pair for a plane, three "
+            f"for a volume; got {probe.resolution!r}, {probe.radius!r} and {probe.center!r}."
+        )
     if any(not isinstance(n, int) or n < 1 for n in resolution):
         raise ValueError(f"resolution must be whole numbers of at least 1, got {probe.resolution!r}.")
-    if any(not (np.isfinite(r) and r > 0) for r in radius):
-        raise ValueError(f"radius must be positive and finite, got {probe.radius!r}.")
-    if not np.isfinite(center).all():
-        raise ValueError(f"center must be finite, got {probe.center!r}.")
+    _check_radius(probe, radius, center)
     if probe.seeds < 1 or probe.seed < 0:
         raise ValueError(f"seeds must be at least 1 and seed at least 0, got {probe.seeds} and {probe.seed}.")
     if probe.seeds > 1 and probe.directions not in RANDOM_KINDS:
@@ -268,6 +262,13 @@ def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[f
         )
 
 
-def most_points() -> int:
-    """How many grid points fit a quarter of this machine's memory, at about 2 kB each while they are collected."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 // 2048
+def _check_radius(probe: Slice | Surface, radius: Sequence[Any], center: Sequence[Any]) -> None:
+    is_auto = probe.radius == "auto"
+    if not is_auto and any(isinstance(r, str) or not (np.isfinite(r) and r > 0) for r in radius):
+        raise ValueError(f"radius must be positive and finite, or auto; got {probe.radius!r}.")
+    if not np.isfinite(center).all():
+        raise ValueError(f"center must be finite, got {probe.center!r}.")
+    if is_auto and any(center):
+        raise ValueError(f"an automatic radius is found around the checkpoint, so center must be 0: {probe.center}.")
+    if not 1 < probe.rise < float("inf"):
+        raise ValueError(f"rise must be a factor above 1, got {probe.rise}.")
