@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.batch_size import evaluation_budget
 from landscape.examples import Examples
@@ -164,8 +165,12 @@ class Evaluator:
     def _over(
         self, thetas: Tensor, examples: Examples, prefix: str, names: tuple[str, ...] = ("loss", "accuracy")
     ) -> dict[str, Tensor]:
-        """Average over the data for all points of a block at once, vectorized over their parameters."""
-        with self._counting(self._prepared) as prepared, torch.no_grad(), prepared.at():
+        """Average over the data for all points of a block at once, vectorized over their parameters.
+
+        Attention is written out: its fused form can only be taken one point after the other.
+        """
+        plain = sdpa_kernel(SDPBackend.MATH)
+        with self._counting(self._prepared) as prepared, torch.no_grad(), prepared.at(), plain:
             stacked = prepared.stacked(thetas)
             for folded in prepared.folds:
                 folded.release()

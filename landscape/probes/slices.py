@@ -18,6 +18,7 @@ from landscape.ranges import radius_of_rise
 
 Radius = float | Literal["auto"]
 SAMPLINGS = ("full", "adaptive")
+_ADAPTIVE_SHARE = 0.15  # of a grid of 51 x 51 points that adaptive sampling computes around a trained network
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def _grid(
     if radius[0] == "auto":
         radius = [_automatic_radius(grid, number, probe.rise) for number in range(len(resolution))]
     shape = zip(resolution, radius, center, strict=True)
-    return grid.over({name: axis(*values) for name, values in zip(AXES, shape, strict=False)})
+    axes = {name: axis(*values) for name, values in zip(AXES, shape, strict=False)}
+    return grid.over(axes, _ADAPTIVE_SHARE if getattr(probe, "sampling", "full") == "adaptive" else 1.0)
 
 
 def _automatic_radius(grid: Grid, number: int, rise: float) -> float:
