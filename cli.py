@@ -372,7 +372,9 @@ def ask_all(
         objective = objective_of(run, **options)
         chosen = dict(values)
         if isinstance(word, str):
-            chosen["directions"] = directions_of(word, run, objective)
+            resolution = values.get("resolution")
+            axes = len(resolution) if isinstance(resolution, tuple) else 2
+            chosen["directions"] = directions_of(word, run, objective, axes)
         asked.append((cls(**chosen), objective, run.store))
     bad = 0
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:

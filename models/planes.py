@@ -12,7 +12,7 @@ from landscape.directions import Directions, between, pca, through
 from models.opened import Run, open_run
 
 
-def directions_of(word: str, run: Run, objective: Objective) -> str | Directions:
+def directions_of(word: str, run: Run, objective: Objective, count: int = 2) -> str | Directions:
     """Make the directions that a word of the command line stands for.
 
     Args:
@@ -20,13 +20,14 @@ def directions_of(word: str, run: Run, objective: Objective) -> str | Directions
             ``to:RUN,RUN`` for the plane through three of them; every other word is left to the probe.
         run: Where the line or plane is centred.
         objective: The objective of that run.
+        count: How many directions ``pca`` should give.
 
     Raises:
         MissingError: If the run has no trajectory, or there is no such other run.
         ValueError: If another run has other parameters, or the directions do not exist.
     """
     if word == "pca":
-        return _along_the_trajectory(run, objective)
+        return _along_the_trajectory(run, objective, count)
     kind, _, rest = word.partition(":")
     if kind != "to":
         return word
@@ -36,12 +37,12 @@ def directions_of(word: str, run: Run, objective: Objective) -> str | Directions
     return between(objective.theta, points[0]) if len(points) == 1 else through(objective.theta, *points)
 
 
-def _along_the_trajectory(run: Run, objective: Objective) -> Directions:
+def _along_the_trajectory(run: Run, objective: Objective, count: int) -> Directions:
     snapshots = run.store.read("trajectory")
     whole = ParameterLayout.of(run.model())
     rows = torch.from_numpy(snapshots["theta"].values)
     path = torch.stack([objective.layout.flatten(whole.unflatten(row)) for row in rows])
-    return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta)
+    return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta, count)
 
 
 def _point(folder: Path, objective: Objective) -> Tensor:

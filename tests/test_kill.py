@@ -75,11 +75,19 @@ def test_training_killed_at_random_ends_where_the_uninterrupted_one_did(tmp_path
         assert resumed.attrs["content_digest"] == uninterrupted.attrs["content_digest"], name
 
 
-@pytest.mark.parametrize(("kills", "resolution"), [(3, 25), pytest.param(25, 101, marks=SLOW)])
+@pytest.mark.parametrize(
+    ("kills", "resolution", "options"),
+    [
+        (3, 25, ()),
+        (3, 25, ("--sampling", "adaptive", "--radius", "auto")),
+        pytest.param(25, 101, (), marks=SLOW),
+        pytest.param(25, 101, ("--sampling", "adaptive", "--tolerance", "0.001"), marks=SLOW),
+    ],
+)
 def test_a_surface_killed_at_random_loses_no_point_that_was_saved(
-    trained: Path, tmp_path: Path, kills: int, resolution: int
+    trained: Path, tmp_path: Path, kills: int, resolution: int, options: tuple[str, ...]
 ):
-    surface = (*SURFACE, "--resolution", resolution)
+    surface = (*SURFACE, "--resolution", resolution, *options)
     whole, run = tmp_path / "whole", tmp_path / "killed"
     shutil.copytree(trained, whole)
     shutil.copytree(trained, run)

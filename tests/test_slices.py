@@ -314,3 +314,114 @@ def test_a_path_is_projected_on_the_plane_that_is_drawn():
         assert answer.sizes["component"] == 2
         shares.append(answer["trajectory_off_plane"].values)
     assert shares[0] == pytest.approx(shares[1], rel=1e-6)
+
+
+# --- volumes, automatic ranges, adaptive sampling, lower precision ------------------------------------------------
+
+
+def test_a_volume_of_a_quadratic_is_its_form():
+    objective = quadratic(A, slope=SLOPE)
+    rows = torch.eye(4, dtype=torch.float64)[:3] * torch.tensor([[1.0], [0.5], [2.0]])
+    answer = Surface(own(*rows.tolist()), resolution=(3, 5, 2), radius=(1.0, 2.0, 0.5))(objective)
+    assert answer.loss.dims == ("alpha", "beta", "gamma")
+    assert answer.loss.shape == (3, 5, 2)
+    for place in np.ndindex(3, 5, 2):
+        coordinates = [answer[name].values[n] for name, n in zip(("alpha", "beta", "gamma"), place, strict=True)]
+        w = objective.theta + torch.tensor(coordinates, dtype=torch.float64) @ rows
+        assert answer.loss.values[place] == pytest.approx((SLOPE @ w + w @ A @ w / 2).item(), rel=1e-12)
+    assert answer.cosine.dims == ("axis_pair",)
+    assert answer.axis_pair.values.tolist() == ["alpha-beta", "alpha-gamma", "beta-gamma"]
+    assert {"step_ratio_alpha", "step_ratio_beta", "step_ratio_gamma"} <= set(answer)
+
+
+def test_three_random_directions_are_orthogonal_and_a_volume_holds_its_planes():
+    objective = cnn(dtype=torch.float64)
+    volume = Surface(resolution=(3, 5, 3))(objective)
+    assert np.abs(volume.cosine.values).max() < 1e-12
+    plane = Surface(resolution=(3, 5))(objective)
+    assert np.array_equal(volume.loss.sel(gamma=0).values, plane.loss.values)
+    several = Surface(resolution=(3, 2, 2), seeds=2)(objective)
+    assert several.loss.dims == ("seed", "alpha", "beta", "gamma")
+    assert several.cosine.dims == ("seed", "axis_pair")
+
+
+def test_an_automatic_radius_is_where_the_loss_has_risen():
+    objective = quadratic(A, constant=2.0, start=torch.zeros(4, dtype=torch.float64))
+    answer = Surface("hessian", resolution=5, radius="auto", rise=3.0)(objective)
+    for name, curvature in (("alpha", 5.0), ("beta", 2.0)):
+        exact = np.sqrt(2 * (3.0 - 1.0) * 2.0 / curvature)
+        assert exact <= answer[f"radius_{name}"].item() <= 1.011 * exact
+        assert answer[name].values[-1] == answer[f"radius_{name}"].item()
+    assert answer.loss.sel(beta=0).values[[0, -1]] == pytest.approx(6.0, rel=0.05)
+    assert answer.rise.item() == 3.0
+
+
+def test_an_automatic_radius_suits_all_seeds_and_is_computed_once():
+    objective = cnn()
+    line = Slice(resolution=5, radius="auto", rise=1.5, seeds=3)(objective)
+    assert (np.maximum(line.loss.values[:, 0], line.loss.values[:, -1]) >= 1.49 * line.center_loss.item()).all()
+    with pytest.raises(ValueError, match="the loss stays below .*; give radius as a number"):
+        Slice(own([0.0] * objective.size), resolution=5, radius="auto")(objective)
+
+
+def test_an_adaptive_surface_says_what_it_computed():
+    objective = quadratic(rotated([5.0, 2.0, 0.5, 1.0]), constant=1.0, start=torch.zeros(4, dtype=torch.float64))
+    answer = Surface("gaussian", resolution=(31, 35), radius=2.0, sampling="adaptive", seeds=2)(objective)
+    whole = Surface("gaussian", resolution=(31, 35), radius=2.0, seeds=2)(objective)
+    computed = answer.evaluated.values
+    assert answer.evaluated.dims == ("seed", "alpha", "beta")
+    assert computed.sum() == answer.attrs["num_evaluated"] == answer.sizes["point"] < 0.5 * computed.size
+    assert np.array_equal(answer.loss.values[computed], whole.loss.values[computed])
+    assert np.allclose(answer.loss, whole.loss, rtol=0.01)
+    assert answer.attrs["error_p95"] <= 0.01
+    assert answer.attrs["num_held_out"] == answer.point_held_out.sum() >= 2 * 59
+    for row in range(0, answer.sizes["point"], 17):  # the true points apart are those of the grid
+        at = {name: answer[f"point_{name}"].values[row] for name in ("seed", "alpha", "beta")}
+        assert answer.point_loss.values[row] == whole.loss.sel(at).item()
+    told = answer.point_predicted_loss.values
+    assert np.array_equal(np.isfinite(told), answer.point_held_out.values)
+
+
+def test_adaptive_sampling_that_does_not_pay_says_so():
+    answer = Surface(resolution=5, sampling="adaptive")(cnn())
+    assert answer.evaluated.values.all()
+    assert "every point was computed" in answer.attrs["interpolation"]
+
+
+def test_a_lower_precision_states_its_error():
+    objective = cnn()
+    low, full = (Surface(resolution=5, precision=p)(objective) for p in ("bfloat16", "full"))
+    error = np.abs(low.loss - full.loss) / full.loss
+    assert 0 < low.precision_error_p95 <= low.precision_error_max
+    assert float(error.max()) <= 2 * low.precision_error_max.item()  # measured on 16 of the 25 points
+    assert low.attrs["precision"] == "bfloat16"
+    assert "precision_error_max" not in full
+    assert low.center_loss.item() == full.center_loss.item()
+
+
+def test_the_loss_of_a_trajectory_is_told_beside_that_of_the_plane_under_it():
+    objective = quadratic(A)
+    path = objective.theta + torch.randn(6, 4, generator=seeded(0), dtype=torch.float64)
+    path[-1] = objective.theta
+    plane = D.pca(path, range(6), objective.theta)
+    answer = Surface(plane, resolution=3)(objective)
+    places = torch.from_numpy(np.stack([answer.trajectory_alpha, answer.trajectory_beta], axis=1))
+    under = objective.theta + places @ plane.vectors
+    assert np.allclose(answer.trajectory_plane_loss, objective.losses(under), rtol=1e-12)
+    assert not np.allclose(answer.trajectory_plane_loss, answer.trajectory_loss, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sampling": "sparse"}, "sampling must be one of full, adaptive, got 'sparse'"),
+        ({"tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
+        ({"precision": "half"}, "precision must be one of full, bfloat16, got 'half'"),
+        ({"radius": "wide"}, "radius must be positive and finite, or auto; got 'wide'"),
+        ({"radius": "auto", "center": 0.5}, "an automatic radius is found around the checkpoint"),
+        ({"rise": 1.0}, "rise must be a factor above 1, got 1.0"),
+    ],
+)
+def test_the_fields_of_a_surface_are_checked(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Surface(**fields)
