@@ -158,7 +158,10 @@ def _units(module: nn.Module) -> int:
 
 def _factors(objective: Objective, pair: Pair, factors: Tensor, outgoing: bool = True) -> Tensor:
     """What every parameter (P,) is multiplied by when the units are."""
-    scales = {n: torch.ones(s) for n, s in zip(objective.layout.names, objective.layout.shapes, strict=True)}
+    scales = {
+        n: torch.ones(s, dtype=torch.float64)
+        for n, s in zip(objective.layout.names, objective.layout.shapes, strict=True)
+    }
     for name in (f"{pair.first}.weight", f"{pair.first}.bias"):
         if name in scales:
             scales[name] *= factors.cpu().view(-1, *(1,) * (scales[name].ndim - 1))

@@ -12,9 +12,11 @@ import xarray as xr
 
 from landscape.directions import KINDS, ONE_DIMENSIONAL, RANDOM_KINDS, Directions, coordinates, cosine
 from landscape.evaluation import PRECISIONS
+from landscape.execution import recalled
 from landscape.grids import AXES, Grid, axis, most_points, sets_of_directions
 from landscape.objective import Objective
 from landscape.ranges import radius_of_rise
+from landscape.rescaling import invariance
 
 Radius = float | Literal["auto"]
 SAMPLINGS = ("full", "adaptive")
@@ -179,12 +181,21 @@ def _told(probe: Slice | Surface, grid: Grid, answer: xr.Dataset) -> xr.Dataset:
     answer.attrs["precision"] = probe.precision if probe.precision != "full" else str(grid.objective.dtype)[6:]
     if isinstance(probe, Surface):
         answer.attrs["sampling"] = probe.sampling
+    if probe.directions in ("filter", "layer") and (warning := _invariance_warning(probe, grid)):
+        answer.attrs["invariance_warning"] = warning
     if probe.radius == "auto":
         about = {"units": "multiples of the direction", "long_name": "radius at which the loss has risen by `rise`"}
         for name, values in grid.axes.items():
             answer[f"radius_{name}"] = ((), float(np.max(np.abs(values))), about)
         answer["rise"] = ((), probe.rise, {"units": "1", "long_name": "factor on the loss of the checkpoint"})
     return grid.precision_errors(answer) if probe.precision != "full" else answer
+
+
+def _invariance_warning(probe: Slice | Surface, grid: Grid) -> str:
+    def measure() -> dict[str, Any]:
+        return {"warning": invariance(grid.objective, str(probe.directions), probe.seed).warning}
+
+    return str(recalled("invariance", b"", measure)["warning"])
 
 
 def _with_cosines(answer: xr.Dataset, grid: Grid) -> xr.Dataset:
