@@ -1,10 +1,11 @@
 """What a filter-normalized slice owes to how the units of a network happen to be scaled.
 
-A unit with a positively homogeneous activation (ReLU, leaky ReLU, none) can be rescaled: its incoming weights and bias times
-c > 0, its outgoing weights divided by c, and the network computes what it did. If all units of a layer take the same c,
-filter normalization follows. If each takes its own, it does not: the outgoing weights of all units make up the filters of the
-next layer, whose random directions then weigh the units differently. The same holds for the scale and shift of a BatchNorm
-unit in place of the incoming weights. So two networks that are one function can have different slices.
+A unit with a positively homogeneous activation (ReLU, leaky ReLU, none) can be rescaled: its incoming weights and bias
+times c > 0, its outgoing weights divided by c, and the network computes what it did. If all units of a layer take the
+same c, filter normalization follows. If each takes its own, it does not: the outgoing weights of all units make up the
+filters of the next layer, whose random directions then weigh the units differently. The same holds for the scale and
+shift of a BatchNorm unit in place of the incoming weights. So two networks that are one function can have different
+slices.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ class Invariance:
         where = ", ".join(f"{pair.first} to {pair.second}" for pair in self.pairs[:3])
         more = f" and {len(self.pairs) - 3} more" if len(self.pairs) > 3 else ""
         return (
-            f"normalization by filter does not see all rescalings: {sum(pair.units for pair in self.pairs)} units "
-            f"({where}{more}) can be rescaled without changing the function, and balancing them would multiply the mean "
-            f"rise of the loss by {self.ratio:.3g} ± {self.standard_error:.1g}"
+            f"normalization does not see all rescalings: {sum(pair.units for pair in self.pairs)} units "
+            f"({where}{more}) can be rescaled without changing the function, and balancing them would multiply the "
+            f"mean rise of the loss by {self.ratio:.3g} ± {self.standard_error:.1g}"
         )
 
 
@@ -82,8 +83,8 @@ def rescalable_pairs(objective: Objective) -> list[Pair]:
     does not. So no pair is claimed that does not have the freedom; pairs that lie further apart are not looked for.
 
     References:
-        Neyshabur, Salakhutdinov & Srebro, "Path-SGD", NeurIPS 2015, section 2; Dinh et al., "Sharp Minima Can Generalize
-        For Deep Nets", ICML 2017, section 3.
+        Neyshabur, Salakhutdinov & Srebro, "Path-SGD", NeurIPS 2015, section 2; Dinh et al., "Sharp Minima Can
+        Generalize For Deep Nets", ICML 2017, section 3.
     """
     few = objective.with_examples(min(_EXAMPLES, len(objective.examples)))
     generator = torch.Generator().manual_seed(0)
