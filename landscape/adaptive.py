@@ -9,7 +9,7 @@ is computed, so that it always ends.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,10 @@ _COARSE = {2: 9, 3: 6}  # points along each axis of the first grid, by the numbe
 _ROUND = 40  # points that are added where the splines disagree
 HELD_OUT = 59  # random points of one test: if none is off, with 95% confidence at most 5% of all are: 0.95^59 < 0.05
 _MOST = 0.6  # share of the grid beyond which the rest is computed as well
-_GLOBAL = 1000  # computed points up to which one spline goes through all of them
-_NEIGHBOURS = 80  # computed points that a local spline goes through
-_FLOOR = 1e-6  # of the range of a loss: errors of smaller values are taken relative to this
+_CANDIDATES = 1500  # points of a large grid that are looked at in one round
+_GLOBAL = 300  # computed points up to which one spline goes through all; a cliff far away would make it ring
+_NEIGHBOURS = 60  # computed points that a local spline goes through
+_FLOOR = 1e-9  # of the range of a loss: errors of smaller values are taken relative to this
 
 
 @dataclass(frozen=True)
@@ -78,45 +79,55 @@ class _Samples:
         self.computed[chosen] = True
         self.rounds += 1
 
+    def without(self, chosen: Indices) -> _Samples:
+        """What had been computed before some points were."""
+        computed = self.computed.copy()
+        computed[chosen] = False
+        return replace(self, computed=computed)
+
     @property
     def losses(self) -> list[str]:
         return [name for name in self.values if name.endswith("loss")]
 
-    def predictions(self, name: str) -> list[Floats]:
-        """What splines of different kinds make of a metric on the whole grid, the best first."""
+    def predictions(self, name: str, at: Indices) -> list[Floats]:
+        """What splines of different kinds make of a metric at some grid points, (M,) each, the best first."""
         known = self.computed & np.isfinite(self.values[name])
-        nodes, values = self.lattice[known], self.values[name][known]
+        nodes, values, where = self.lattice[known], self.values[name][known], self.lattice[at]
         if not name.endswith("loss"):
-            return [np.clip(_spline(nodes, values, self.lattice, "cubic", 2), values.min(), values.max())]
+            return [np.clip(_spline(nodes, values, where, "cubic", 2), values.min(), values.max())]
         smooth, stiff = ("quintic", 3), ("cubic", 2)
         if values.min() > 0:  # a loss that is always positive is smoother in its logarithm
             logs = np.log(values)
             low, high = logs.min() - np.ptp(logs), logs.max() + np.ptp(logs)
-            made = [np.exp(np.clip(_spline(nodes, logs, self.lattice, *kind), low, high)) for kind in (smooth, stiff)]
+            made = [np.exp(np.clip(_spline(nodes, logs, where, *kind), low, high)) for kind in (smooth, stiff)]
         else:
-            made = [_spline(nodes, values, self.lattice, *stiff)]
-        return [*made, _spline(nodes, values, self.lattice, *smooth)]
+            made = [_spline(nodes, values, where, *stiff)]
+        return [*made, _spline(nodes, values, where, *smooth)]
 
-    def nonfinite(self) -> NDArray[np.bool_]:
-        """(N,) where a point is taken to be not finite: like the computed point nearest to it."""
-        broken = np.zeros(len(self.lattice), dtype=bool)
+    @property
+    def broken(self) -> NDArray[np.bool_]:
+        """(N,) the computed points at which some loss is not finite."""
+        found = np.zeros(len(self.lattice), dtype=bool)
         for name in self.losses:
-            broken |= self.computed & ~np.isfinite(self.values[name])
+            found |= self.computed & ~np.isfinite(self.values[name])
+        return found
+
+    def nonfinite(self, at: Indices) -> NDArray[np.bool_]:
+        """(M,) which of some grid points are taken to be not finite: those whose nearest computed point is not."""
+        broken = self.broken
         if not broken.any():
-            return broken
-        return broken[self._nearest(self.computed)]
+            return np.zeros(len(at), dtype=bool)
+        nearest = cKDTree(self.lattice[self.computed]).query(self.lattice[at])[1]
+        return broken[self.computed][nearest]
 
-    def near_an_edge(self, nonfinite: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """(N,) points that lie about as near to a finite as to a non-finite computed point, so that neither says."""
-        inside, outside = self.computed & nonfinite, self.computed & ~nonfinite
-        if not inside.any() or not outside.any():
-            return np.zeros(len(self.lattice), dtype=bool)
-        to_inside, to_outside = (cKDTree(self.lattice[kind]).query(self.lattice)[0] for kind in (inside, outside))
-        nearer, farther = np.minimum(to_inside, to_outside), np.maximum(to_inside, to_outside)
-        return ~self.computed & (farther < 2 * nearer)
-
-    def _nearest(self, kind: NDArray[np.bool_]) -> Indices:
-        return np.flatnonzero(kind)[cKDTree(self.lattice[kind]).query(self.lattice)[1]]
+    def near_an_edge(self, at: Indices) -> NDArray[np.bool_]:
+        """(M,) which of some points lie about as near to a finite as to a non-finite one, so that neither says."""
+        broken = self.broken
+        kinds = (broken, self.computed & ~broken)
+        if not all(kind.any() for kind in kinds):
+            return np.zeros(len(at), dtype=bool)
+        distances = np.stack([cKDTree(self.lattice[kind]).query(self.lattice[at])[0] for kind in kinds])
+        return distances.max(axis=0) < 2 * distances.min(axis=0)
 
 
 def sample(
@@ -127,10 +138,10 @@ def sample(
 ) -> Sampled:
     """Compute as many points of a grid as are needed to know all of them.
 
-    Points drawn at random among those not computed are predicted, computed, and join the spline. It stops when the
-    latest of these held-out points show, with 95% confidence, that at most one point in twenty is off by more than
-    `tolerance` relative to its true loss (none of 59 was, or one of 93, ...), and none was off by more than
-    `tolerance` times the range of the loss. Where more than 0.6 of the points would be needed, all are computed.
+    Points drawn at random among those not computed are predicted and computed, and join the spline where it was wrong.
+    It stops when the latest of these held-out points show, with 95% confidence, that at most one point in twenty is off
+    by more than `tolerance` relative to its true loss (none of 59 was, or one of 93, ...), and none was off by more
+    than `tolerance` times the range of the loss. Where more than 0.6 of the points would be needed, all are computed.
 
     A point that is not finite is compared by being so; points between a finite and a non-finite region are computed.
     What is narrower than the coarse grid (9 points an axis, 6 in 3D) and than the gaps between the random points can be
@@ -159,17 +170,17 @@ def sample(
         todo = np.flatnonzero(~samples.computed)
         if len(todo) <= max(HELD_OUT, (1 - _MOST) * samples.computed.size) or not _can_interpolate(samples):
             return _whole(samples, evaluate)
-        drawn = generator.choice(todo, HELD_OUT, replace=False)
-        predicted, doubtful = _next_points(samples, tolerance, must_add=just_failed)
-        just_failed = False
-        if len(doubtful):
+        looked_at = generator.permutation(todo)[:_CANDIDATES]
+        predicted, doubt = _predicted(samples, looked_at)
+        doubtful = _doubtful(samples, looked_at, doubt, tolerance, must_add=just_failed)
+        if just_failed := not len(doubtful):
+            drawn, said = looked_at[:HELD_OUT], {name: values[:HELD_OUT] for name, values in predicted.items()}
+            samples.compute(drawn, evaluate)
+            tests.append(_Test(drawn, said, *_errors(samples, said, drawn)))
+            if passed := _passed(tests, tolerance):
+                return _finished(samples, passed)
+        else:
             samples.compute(doubtful, evaluate)
-            continue
-        samples.compute(drawn, evaluate)
-        tests.append(_Test(drawn, predicted, *_errors(samples, predicted, drawn)))
-        if passed := _passed(tests, tolerance):
-            return _finished(samples, passed)
-        just_failed = True
 
 
 def _coarse(shape: Sequence[int]) -> Indices:
@@ -188,49 +199,51 @@ def _can_interpolate(samples: _Samples) -> bool:
     return True
 
 
-def _next_points(samples: _Samples, tolerance: float, must_add: bool) -> tuple[Values, Indices]:
-    """What the splines predict, and the points where they should not be believed yet; none where they agree.
-
-    After a test that failed, points are added even so: where the splines differ most they help more than random ones.
-
-    The choice is kept in the journal, so that a resumed surface goes on with the same points whatever the last bits of
-    a linear solver.
-    """
-    nonfinite = samples.nonfinite()
+def _predicted(samples: _Samples, at: Indices) -> tuple[Values, Floats]:
+    """What the best spline says at some points, (M,) by name, and how far others differ, (M,), relative to it."""
+    nonfinite, doubt = samples.nonfinite(at), np.zeros(len(at))
     predicted: Values = {}
-    doubt = np.zeros(len(samples.lattice))
     for name in samples.values:
-        best, *others = samples.predictions(name)
+        best, *others = samples.predictions(name, at)
         predicted[name] = np.where(nonfinite, np.nan, best)
         if others:
             scale = np.maximum(np.abs(best), _floor(samples.values[name]))
             doubt = np.maximum(doubt, np.max([np.abs(other - best) / scale for other in others], axis=0))
-    doubt[samples.computed | nonfinite] = 0.0
-    doubt[samples.near_an_edge(nonfinite)] = np.inf
-    todo = ~samples.computed
-    is_settled = (doubt[todo] > tolerance).mean() <= 0.05 and not must_add
+    doubt[nonfinite] = 0.0
+    doubt[samples.near_an_edge(at)] = np.inf
+    return predicted, doubt
+
+
+def _doubtful(samples: _Samples, at: Indices, doubt: Floats, tolerance: float, must_add: bool) -> Indices:
+    """Points where the splines should not be believed yet; none where they agree.
+
+    After a test that failed, points are added even so: where the splines differ most they help more than random ones.
+    The choice is kept in the journal, so that a resumed surface goes on with the same points whatever the last bits of
+    a linear solver.
+    """
+    is_settled = (doubt > tolerance).mean() <= 0.05 and not must_add
 
     def choose() -> dict[str, Indices]:
-        return {"points": np.empty(0, dtype=np.int64) if is_settled else _spread(samples, doubt)}
+        return {"points": np.empty(0, dtype=np.int64) if is_settled else _spread(samples, at, doubt)}
 
     known = np.flatnonzero(samples.computed).tobytes()
-    return predicted, np.asarray(recalled("round", known, choose)["points"], dtype=np.int64)
+    return np.asarray(recalled("round", known, choose)["points"], dtype=np.int64)
 
 
-def _spread(samples: _Samples, doubt: Floats) -> Indices:
+def _spread(samples: _Samples, at: Indices, doubt: Floats) -> Indices:
     """Choose points of great doubt that do not crowd: each lowers the doubt around it by its distance to others."""
-    lattice, left = samples.lattice, doubt.copy()
+    where, left = samples.lattice[at], doubt.copy()
     edge = np.isinf(left)
-    left[edge] = max(left[~edge].max(), 1.0) * 2
-    reach = cKDTree(lattice[samples.computed]).query(lattice)[0]
+    left[edge] = 2 * max(left[~edge].max(initial=0.0), 1.0)
+    reach = cKDTree(samples.lattice[samples.computed]).query(where)[0]
     chosen: list[int] = []
     while len(chosen) < _ROUND and left.max() > 0:
         point = int(np.argmax(left))
         chosen.append(point)
-        distance = np.linalg.norm(lattice - lattice[point], axis=1)
+        distance = np.linalg.norm(where - where[point], axis=1)
         left = left * -np.expm1(-((distance / reach[point]) ** 2))
         left[point] = 0.0
-    return np.array(chosen, dtype=np.int64)
+    return at[chosen]
 
 
 @dataclass(frozen=True)
@@ -238,7 +251,7 @@ class _Test:
     """What was predicted of random points, and how far it was off."""
 
     drawn: Indices  # (H,)
-    predicted: Values  # (N,) by name
+    predicted: Values  # (H,) by name
     relative: Floats  # (H,) largest over the losses
     shares: Floats  # (H,) of the range of the loss
 
@@ -247,7 +260,7 @@ def _errors(samples: _Samples, predicted: Values, drawn: Indices) -> tuple[Float
     """Errors (H,) at the drawn points, the largest over the losses: relative ones, and as shares of the range."""
     relative, shares = np.zeros(len(drawn)), np.zeros(len(drawn))
     for name in samples.losses:
-        true, said = samples.values[name][drawn], predicted[name][drawn]
+        true, said = samples.values[name][drawn], predicted[name]
         both, neither = np.isfinite(true) & np.isfinite(said), ~np.isfinite(true) & ~np.isfinite(said)
         error = np.full(len(drawn), np.inf)
         error[neither] = 0.0
@@ -281,12 +294,12 @@ def _floor(values: Floats) -> float:
 
 
 def _finished(samples: _Samples, passed: Sequence[_Test]) -> Sampled:
-    nonfinite = samples.nonfinite()
-    values = {
-        name: np.where(samples.computed, known, np.where(nonfinite, np.nan, samples.predictions(name)[0]))
-        for name, known in samples.values.items()
-    }
-    said = {name: np.concatenate([test.predicted[name][test.drawn] for test in passed]) for name in values}
+    """Fill in the rest by the spline that was tested last, not by one through the held-out points, which was not."""
+    rest = np.flatnonzero(~samples.computed)
+    values = {name: known.copy() for name, known in samples.values.items()}
+    for name, predicted in _predicted(samples.without(passed[-1].drawn), rest)[0].items():
+        values[name][rest] = predicted
+    said = {name: np.concatenate([test.predicted[name] for test in passed]) for name in values}
     relative = np.concatenate([test.relative for test in passed])
     return Sampled(
         values=values,

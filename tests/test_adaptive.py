@@ -69,8 +69,8 @@ def test_a_smaller_tolerance_takes_more_points_and_is_kept():
 
 
 def test_noise_is_computed_whole_and_said_to_be():
-    noise = np.random.default_rng(0).uniform(1, 2, SHAPE)
-    found = sample(SHAPE, Known(loss=noise), 0.01)
+    noise = np.random.default_rng(0).uniform(1, 2, (21, 21))
+    found = sample(noise.shape, Known(loss=noise), 0.01)
     assert found.is_full
     assert found.computed.all()
     assert np.array_equal(found.values["loss"], noise.ravel())
@@ -128,10 +128,10 @@ def test_losses_of_both_signs_are_interpolated_without_a_logarithm():
 def test_every_loss_decides_and_accuracy_is_taken_along():
     rough = 1 + 0.3 * np.sin(9 * X) * np.cos(8 * Y) + X**2
     accuracy = np.clip(1 - BASIN, 0, 1)
-    both = sample(SHAPE, Known(loss=BASIN, accuracy=accuracy, test_loss=rough), 0.01)
-    alone = sample(SHAPE, Known(loss=BASIN), 0.01)
+    both = sample(SHAPE, Known(loss=BASIN, accuracy=accuracy, test_loss=rough), 0.02)
+    alone = sample(SHAPE, Known(loss=BASIN), 0.02)
     assert both.computed.sum() > alone.computed.sum()
-    assert np.quantile(relative_error(both, "test_loss", rough), 0.95) <= 0.01
+    assert np.quantile(relative_error(both, "test_loss", rough), 0.95) <= 0.02
     assert 0 <= both.values["accuracy"].min() <= both.values["accuracy"].max() <= 1
 
 
