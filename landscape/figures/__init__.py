@@ -5,6 +5,7 @@ Every function takes an answer and returns a `matplotlib.figure.Figure` in paper
 
 from __future__ import annotations
 
+from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
@@ -12,12 +13,12 @@ from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.interactive import interactive_surface
 from landscape.figures.layers import layer_bars
+from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
-from landscape.figures.surfaces import contour, surface3d
 
 __all__ = [
     "by_step",

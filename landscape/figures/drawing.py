@@ -9,16 +9,17 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.contours import contour
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.layers import layer_bars
+from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
-from landscape.figures.surfaces import contour, surface3d
 
 MOST_GENERIC = 12  # figures of one answer of somebody's own probe
 

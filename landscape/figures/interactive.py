@@ -9,9 +9,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from landscape.figures.labels import SYMBOLS, at_seed, quantity
+from landscape.figures.planes import Plane
 from landscape.figures.scales import linear_levels, log_levels, number
 from landscape.figures.style import VERMILLION
-from landscape.figures.surfaces import Plane
 from landscape.figures.trajectories import Trajectory, trajectory_of
 from landscape.text import clean
 
