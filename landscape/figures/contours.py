@@ -1,25 +1,29 @@
-"""Two-dimensional slices as filled contours at round levels, with the training trajectory on them."""
+"""Two-dimensional slices as filled contours at round, labelled levels, with the training trajectory on them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, Normalize
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from landscape.figures.labels import at_seed, direction_label, quantity, seed_note, unit_note
-from landscape.figures.planes import Plane, levels_of, num_lines, warnings_of
-from landscape.figures.scales import log_levels, number
+from landscape.figures.level_labels import label_levels
+from landscape.figures.planes import Plane, Scale, num_lines, warnings_of
+from landscape.figures.scales import number
 from landscape.figures.style import (
     BLACK,
     GREY,
     ORANGE,
+    SKY,
     VERMILLION,
     figure_of,
     legend_above,
@@ -34,13 +38,16 @@ from landscape.figures.trajectories import Trajectory, trajectory_of
 def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axes | None = None) -> Figure:
     """Filled contours of a surface at round levels, log-spaced where the loss spans more than a factor of three.
 
-    Non-finite points are left hatched grey and counted. Where the answer carries a training trajectory, its
-    projection is drawn with its steps, and the share of its distance from the checkpoint that lies off the plane is
-    written under the axes: where that share is large, the loss of the trajectory is not that of the contour under it.
+    Levels are written on their lines where they fit. The lowest point of the grid is marked beside the checkpoint.
+    Where a spline filled in most of the grid, the points that were computed are dotted, and how many they are and
+    how far the spline was off at held-out points is written under the axes. Non-finite points are left hatched grey
+    and counted. Where the answer carries a training trajectory, its projection is drawn with its steps, and the share
+    of its distance from the checkpoint that lies off the plane is written under the axes: where that share is large,
+    the loss of the trajectory is not that of the contour under it.
 
     Args:
         surface: The answer of the probe Surface: dims (alpha, beta) or (seed, alpha, beta).
-        metric: The variable to draw.
+        metric: The variable to draw; `error` and `test_error` are one minus the accuracy.
         seed: Which of several direction seeds, by position.
         ax: Where to draw; None makes a new figure.
 
@@ -50,71 +57,103 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
     Raises:
         ValueError: If the surface has only one point along an axis.
         IndexError: If there is no such seed.
+        KeyError: If the answer has no such metric.
     """
     one = at_seed(surface, seed)
     plane, trajectory = Plane.of(one, metric), trajectory_of(one)
+    scale = Scale.over([plane])
     lines = [unit_note(one), seed_note(surface, seed), *warnings_of(one, plane, trajectory, "hatched")]
-    ax = ax or new_axes(_height(plane, lines))
-    ax.set_xlim(plane.alpha.min(), plane.alpha.max())
-    ax.set_ylim(plane.beta.min(), plane.beta.max())
-    _hatch_gaps(ax, plane)
-    if plane.finite.size:
-        _fill(ax, plane, quantity(surface, metric))
-    if trajectory:
-        _draw_trajectory(ax, trajectory)
-    mark: dict[str, Any] = {"markerfacecolor": "white", "markersize": 4.5, "markeredgewidth": 0.6, "linestyle": "none"}
-    ax.plot(0, 0, "X", color=BLACK, label="checkpoint", gid="checkpoint", **mark)
+    # α and β have about the same scale in one column, above the lines of notes.
+    ax = ax or new_axes(0.7 + 2.15 * plane.shape + 0.1 * num_lines(lines))
+    drawn = draw_plane(ax, plane, scale)
+    if drawn and scale:
+        add_bar(drawn, [ax], scale, quantity(surface, metric))
+    avoid = draw_marks(ax, one, plane, trajectory)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
-    legend_above(ax)
+    legend_above(ax, columns=4 if trajectory is None or trajectory.is_path else 2)
     note(ax, lines)
+    if drawn and scale:
+        figure_of(ax).draw_without_rendering()  # what fits shows only once everything has its place
+        write_levels(ax, scale, avoid)
     return figure_of(ax)
 
 
-def _height(plane: Plane, lines: list[str]) -> float:
-    """Inches that give α and β about the same scale in one column, above the lines of notes."""
-    shape = float(np.clip(np.ptp(plane.beta) / np.ptp(plane.alpha), 0.55, 1.1))
-    return 0.7 + 2.15 * shape + 0.1 * num_lines(lines)
-
-
-def _fill(ax: Axes, plane: Plane, label: str) -> None:
-    levels = levels_of(plane)
+def draw_plane(
+    ax: Axes, plane: Plane, scale: Scale | None, levels: NDArray[np.float64] | None = None
+) -> QuadContourSet | None:
+    """Fill the bands between levels, with lines between them; what has no value stays hatched ground."""
+    ax.set_xlim(plane.x.min(), plane.x.max())
+    ax.set_ylim(plane.y.min(), plane.y.max())
+    ax.set_facecolor("0.9")
+    if plane.finite.size < plane.values.size:
+        ax.patch.set(hatch="/////", edgecolor="0.65", linewidth=0)
+    if scale is None or not plane.finite.size:
+        ax.text(0.5, 0.6, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
+        return None
+    levels = scale.levels() if levels is None else levels
     values = np.ma.masked_invalid(plane.values).T
-    norm = BoundaryNorm(levels, 256) if len(levels) > 2 else Normalize(levels[0], levels[-1])
-    filled = ax.contourf(plane.alpha, plane.beta, values, levels=levels, norm=norm, cmap="viridis")
+    filled = ax.contourf(plane.x, plane.y, values, levels=levels, norm=scale.bands(levels), cmap="viridis")
     filled.set_edgecolor("face")  # no white seams between bands in PDF viewers
     filled.set_linewidth(0.2)
-    lines = levels[1:-1]
-    if len(lines):
-        ax.contour(plane.alpha, plane.beta, values, levels=lines, colors="white", linewidths=0.3, alpha=0.7)
-    bar = figure_of(ax).colorbar(filled, ax=ax, spacing="uniform", aspect=28, pad=0.02, drawedges=len(lines) > 0)
-    bar.set_ticks(_bar_ticks(plane, levels))
+    # A level outside the range of this plane has no line, though another plane of the same scale may have one.
+    inner = [level for level in levels[1:-1] if plane.finite.min() < level < plane.finite.max()]
+    if inner:
+        ax.contour(plane.x, plane.y, values, levels=inner, colors="white", linewidths=0.3, alpha=0.7)
+    return filled
+
+
+def add_bar(filled: QuadContourSet, axes: Sequence[Axes], scale: Scale, label: str) -> None:
+    """One colour bar for all axes, with round numbers at the levels."""
+    levels = np.asarray(filled.levels)
+    bar = figure_of(axes[0]).colorbar(
+        filled, ax=list(axes), spacing="uniform", aspect=28, pad=0.02, drawedges=len(levels) > 2
+    )
+    bar.set_ticks(scale.ticks(levels))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(number))
     bar.dividers.set(color="white", linewidth=0.3)
     bar.outline.set_linewidth(0.4)
     bar.set_label(label)
 
 
-def _bar_ticks(plane: Plane, levels: NDArray[np.float64]) -> list[float]:
-    """Those levels whose numbers stand beside the colour bar: the roundest, nine at most."""
-    if len(levels) == 2:
-        return [float(plane.finite[0])]
-    if not plane.is_log:
-        return [float(level) for level in levels[:: 1 + len(levels) // 10]]
-    round_numbers = log_levels(levels[0], levels[-1], 9)
-    return [float(level) for level in levels if np.isclose(level, round_numbers, rtol=1e-9).any()]
+def write_levels(ax: Axes, scale: Scale, avoid: NDArray[np.float64]) -> None:
+    """Write the roundest levels on the lines that `draw_plane` has drawn."""
+    sets = [c for c in ax.collections if isinstance(c, QuadContourSet) and not c.filled]
+    if sets and not scale.is_flat:
+        drawn = np.asarray(sets[0].levels)
+        roundest = scale.ticks(drawn) if len(drawn) > 2 else drawn.tolist()
+        others = [level for level in drawn if level not in roundest] if len(drawn) <= 12 else []
+        free = np.concatenate([avoid, *(_covered(text) for text in ax.texts if text.get_gid() == "step")])
+        label_levels(ax, sets[0], [*roundest, *others], free)
 
 
-def _hatch_gaps(ax: Axes, plane: Plane) -> None:
-    """Hatch the ground; it shows wherever no contour covers it."""
-    ax.set_facecolor("0.9")
-    if plane.finite.size < plane.values.size:
-        ax.patch.set(hatch="/////", edgecolor="0.65", linewidth=0)
-    if not plane.finite.size:
-        ax.text(0.5, 0.6, "no finite value", transform=ax.transAxes, ha="center", color=GREY)
+def _covered(text: Text) -> NDArray[np.float64]:
+    """(N, 2) places under a text, in the coordinates of the data."""
+    box = text.get_window_extent()
+    at = np.meshgrid(np.linspace(box.x0, box.x1, 7), np.linspace(box.y0, box.y1, 4))
+    places = text.axes.transData.inverted().transform(np.column_stack([v.ravel() for v in at]))  # type: ignore[union-attr]
+    return np.asarray(places)
 
 
-def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
+def draw_marks(ax: Axes, answer: xr.Dataset, plane: Plane, trajectory: Trajectory | None) -> NDArray[np.float64]:
+    """Mark computed points, trajectory, lowest point and checkpoint; returns (N, 2) where no number may stand."""
+    if "evaluated" in answer:
+        rows, columns = np.nonzero(answer["evaluated"].transpose("alpha", "beta").values)
+        dots: dict[str, Any] = {"markersize": 1.1, "markeredgewidth": 0, "linestyle": "none", "alpha": 0.65}
+        ax.plot(plane.x[rows], plane.y[columns], "o", color="white", gid="computed", **dots)
+    avoid = [(0.0, 0.0)]
+    if trajectory:
+        avoid += draw_trajectory(ax, trajectory)
+    mark: dict[str, Any] = {"color": BLACK, "linestyle": "none", "markeredgewidth": 0.6}
+    if plane.finite.size:
+        avoid.append(plane.lowest())
+        ax.plot(*avoid[-1], "*", label="lowest", gid="lowest", markerfacecolor=SKY, markersize=6.5, **mark)
+    ax.plot(0, 0, "X", label="checkpoint", gid="checkpoint", markerfacecolor="white", markersize=4.5, **mark)
+    return np.array(avoid)
+
+
+def draw_trajectory(ax: Axes, trajectory: Trajectory) -> list[tuple[float, float]]:
+    """The projected path with its ends and the steps of some snapshots; returns where they stand."""
     halo = [patheffects.withStroke(linewidth=2.2, foreground="white")]
     if trajectory.is_path:
         ax.plot(trajectory.alpha, trajectory.beta, color=VERMILLION, linewidth=0.9, path_effects=halo, gid="trajectory")
@@ -142,3 +181,11 @@ def _draw_trajectory(ax: Axes, trajectory: Trajectory) -> None:
             path_effects=[patheffects.withStroke(linewidth=1.5, foreground="white")],
         )
         text.set_gid("step")
+    return _along(trajectory)
+
+
+def _along(trajectory: Trajectory) -> list[tuple[float, float]]:
+    """Places along the projected path, closer together than a number is wide."""
+    at = np.linspace(0, len(trajectory.alpha) - 1, 20 * len(trajectory.alpha))
+    snapshots = np.arange(len(trajectory.alpha))
+    return list(zip(np.interp(at, snapshots, trajectory.alpha), np.interp(at, snapshots, trajectory.beta), strict=True))

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LightSource, LogNorm, Normalize
+from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from mpl_toolkits.mplot3d import Axes3D
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from landscape.figures.labels import SYMBOLS, at_seed, quantity, seed_note
-from landscape.figures.planes import Plane, num_lines, warnings_of
-from landscape.figures.scales import finite, linear_levels, log_levels, number
+from landscape.figures.planes import Plane, Scale, num_lines, warnings_of
+from landscape.figures.scales import linear_levels, log_levels, number
 from landscape.figures.style import GREY, VERMILLION, figure_of, new_axes, note, styled
 from landscape.figures.trajectories import Trajectory, trajectory_of
 
@@ -49,26 +49,31 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
         below = 0.1 + 0.1 * num_lines(lines)
         ax = new_axes(2.45 + below, layout="none", projection="3d", computed_zorder=False)
         ax.set_position((0.0, below / (2.45 + below), 0.96, 2.45 / (2.45 + below)))
-    if plane.finite.size:
-        _draw_sheet(ax, plane)
-    else:
-        ax.annotate("no finite value", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
-    if trajectory and plane.finite.size:
-        _draw_flight(ax, plane, trajectory)
-    _dress(ax, plane, quantity(surface, metric))
+    draw_relief(ax, plane, Scale.over([plane]), trajectory, quantity(surface, metric))
     note(ax, lines, below=ax.patch)
     return figure_of(ax)
 
 
-def _draw_sheet(ax: Axes3D, plane: Plane) -> None:
-    height = _heights(plane, plane.gaps).T
-    colours = ScalarMappable(_color_norm(plane), colormaps["viridis"]).to_rgba(plane.gaps.T)[..., :3]
-    low, span = np.nanmin(height), np.nanmax(height) - np.nanmin(height)
-    relief = _without_holes((height - low) / (span or 1.0))  # in a unit box: the light falls as on the drawing
+def draw_relief(ax: Axes3D, plane: Plane, scale: Scale | None, trajectory: Trajectory | None, label: str) -> None:
+    """The sheet of a plane with the trajectory over it, as seen from above its near corner."""
+    if scale and plane.finite.size:
+        _draw_sheet(ax, plane, scale)
+        if trajectory:
+            _draw_flight(ax, plane, scale, trajectory)
+    else:
+        ax.annotate("no finite value", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
+    _dress(ax, plane, scale, label)
+
+
+def _draw_sheet(ax: Axes3D, plane: Plane, scale: Scale) -> None:
+    height = scale.heights(plane.gaps).T
+    colours = ScalarMappable(scale.colours(), colormaps["viridis"]).to_rgba(plane.gaps.T)[..., :3]
+    low, high = scale.heights(np.array([scale.low, scale.high]))
+    relief = _without_holes((height - low) / (high - low or 1.0))  # in a unit box: the light falls as on the drawing
     light = LightSource(azdeg=300, altdeg=45)
     dy, dx = (1.3 / size for size in relief.shape)
     shaded = light.shade_rgb(colours, relief, fraction=0.7, blend_mode="soft", dx=dx, dy=dy)
-    a, b = np.meshgrid(plane.alpha, plane.beta)
+    a, b = np.meshgrid(plane.x, plane.y)
     options = {"rcount": 101, "ccount": 101, "shade": False, "linewidth": 0, "antialiased": False, "zorder": 1}
     ax.plot_surface(a, b, height, facecolors=shaded, **options).set_rasterized(True)
 
@@ -79,43 +84,32 @@ def _without_holes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(values[tuple(nearest)])
 
 
-def _draw_flight(ax: Axes3D, plane: Plane, trajectory: Trajectory) -> None:
-    inside = trajectory.inside(plane.alpha, plane.beta)
-    height = _heights(plane, trajectory.heights(plane.alpha, plane.beta, plane.gaps))
-    lift = _LIFT * (float(np.ptp(finite(_heights(plane, plane.finite)))) or 1.0)
+def _draw_flight(ax: Axes3D, plane: Plane, scale: Scale, trajectory: Trajectory) -> None:
+    inside = trajectory.inside(plane.x, plane.y)
+    height = scale.heights(trajectory.heights(plane.x, plane.y, plane.gaps))
+    lift = _LIFT * (float(np.ptp(scale.heights(np.array([scale.low, scale.high])))) or 1.0)
     path = [np.where(inside, v, np.nan) for v in (trajectory.alpha, trajectory.beta, height + lift)]
     line = "-" if trajectory.is_path else "none"
     ax.plot(*path, line, color=VERMILLION, linewidth=1, marker="o", markersize=1.6, zorder=5, gid="trajectory")
 
 
-def _heights(plane: Plane, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log10(values) if plane.is_log else values
-
-
-def _color_norm(plane: Plane) -> Normalize:
-    low, high = plane.finite.min(), plane.finite.max()
-    return LogNorm(low, high) if plane.is_log else Normalize(low, high if high > low else low + 1)
-
-
-def _dress(ax: Axes3D, plane: Plane, label: str) -> None:
+def _dress(ax: Axes3D, plane: Plane, scale: Scale | None, label: str) -> None:
     """View, ticks and labels of a 3D axes."""
     ax.view_init(elev=32, azim=-58)
     ax.set_box_aspect((1, 1, 0.75), zoom=1.0)
-    ax.set_xlim(plane.alpha.min(), plane.alpha.max())
-    ax.set_ylim(plane.beta.min(), plane.beta.max())
-    if plane.finite.size:
-        low, high = plane.finite.min(), plane.finite.max()
-        levels = log_levels(low, high, 7) if plane.is_log else linear_levels(low, high, 6)
-        at = _heights(plane, levels)
-        ends = _heights(plane, np.array([low, high]))
+    ax.set_xlim(plane.x.min(), plane.x.max())
+    ax.set_ylim(plane.y.min(), plane.y.max())
+    if scale:
+        levels = log_levels(scale.low, scale.high, 7) if scale.is_log else linear_levels(scale.low, scale.high, 6)
+        at, ends = scale.heights(levels), scale.heights(np.array([scale.low, scale.high]))
         ax.set_zticks(at[(at >= ends[0] - 1e-9) & (at <= ends[1] + 1e-9)])
-    z_format = FuncFormatter(lambda z, _: number(10.0**z) if plane.is_log else number(z))
+    z_format = FuncFormatter(lambda z, _: number(10.0**z) if scale and scale.is_log else number(z))
     ax.zaxis.set_major_formatter(z_format)
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((1, 1, 1, 0))
         axis._axinfo["grid"].update(color="0.88", linewidth=0.4)
         axis.set_tick_params(pad=-3 if axis is not ax.zaxis else -1)
-    for axis, values in ((ax.xaxis, plane.alpha), (ax.yaxis, plane.beta[::-1])):
+    for axis, values in ((ax.xaxis, plane.x), (ax.yaxis, plane.y[::-1])):
         far, near = values[0], values[-1]  # both axes end in the near corner, where their last labels would collide
         ticks = linear_levels(float(values.min()), float(values.max()), 6)
         share = (ticks - far) / (near - far)
