@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _LIFT = 1.02  # of the loss on a log axis, by which a trajectory floats over its surface
+_EYE = {"x": 1.2, "y": -1.9, "z": 1.3}  # the view of the printed figure
 _NUM_SHELLS = 5  # surfaces of equal loss in a volume
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -123,6 +124,8 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
     """
     from jinja2 import Environment, StrictUndefined
 
+    closer = {axis: 0.8 * place for axis, place in _EYE.items()}
+    figure = figure.update_layout(scene_camera_eye=closer, font_size=14)
     drawn = figure.to_html(
         full_html=False,
         include_plotlyjs=True,
@@ -144,7 +147,7 @@ def _dressed(figure: go.Figure, vertical: Mapping[str, Any], height: float) -> g
             "xaxis_title": SYMBOLS["alpha"],
             "yaxis_title": SYMBOLS["beta"],
             "zaxis": vertical,
-            "camera_eye": {"x": -1.5, "y": -2.05, "z": 1.2},
+            "camera_eye": _EYE,
             "aspectratio": {"x": 1, "y": 1, "z": height},
         },
         font={"family": "system-ui, sans-serif", "size": 12},
@@ -209,8 +212,7 @@ def _hover(answer: xr.Dataset, plane: Plane) -> NDArray[np.str_]:
         lines.append(np.vectorize(lambda v, words=words: f"{words}{v:.4g}", otypes=[str])(values))
     distances = distance(answer, plane)
     if distances is not None:
-        share = np.vectorize(lambda v: f"{100 * v:.3g}% of the norm of the filters away", otypes=[str])
-        lines.append(share(distances.T))
+        lines.append(np.vectorize(lambda v: f"{v:.3g} filter norms away", otypes=[str])(distances.T))
     if "evaluated" in answer:
         lines.append(np.where(answer["evaluated"].transpose("beta", "alpha").values, "computed", "interpolated"))
     text = lines[0]
@@ -220,7 +222,7 @@ def _hover(answer: xr.Dataset, plane: Plane) -> NDArray[np.str_]:
 
 
 def distance(answer: xr.Dataset, plane: Plane) -> NDArray[np.float64] | None:
-    """(A, B) how far each point lies from the checkpoint, relative to the norm of the filters; None if not known."""
+    """(A, B) how far each point lies from the checkpoint, in norms of all its filters; None if not known."""
     a, b = (stored(answer, f"step_ratio_{axis}") for axis in ("alpha", "beta"))
     cosine = stored(answer, "cosine")
     if a is None or b is None or cosine is None or not np.isfinite([a, b, cosine]).all():

@@ -14,6 +14,7 @@ SIZE = 5.0  # of the text, in points; so are all lengths here
 _CHARACTER = 0.62 * SIZE  # width of a digit
 _STEP = 1.5  # between the places of a line that are tried
 _FREE = 1.0  # what stays free around a label
+_APART = 3.5  # from marks and other labels
 _STRAIGHT = 0.97  # least share of the length of a stretch that lies between its ends
 
 
@@ -70,9 +71,11 @@ def _best_place(
             if length < _STRAIGHT * 2 * half * _STEP:
                 continue
             direction = chord / length * (1 if chord[0] >= 0 else -1)
-            if not _is_inside(middle, direction, width, window) or _is_hit(middle, direction, width, lines, SIZE / 2):
+            if not _is_inside(middle, direction, width, window) or _is_hit(
+                middle, direction, width / 2 + _FREE, SIZE / 2, lines
+            ):
                 continue
-            if _is_hit(middle, direction, width, marks, SIZE / 2 + 2 * _FREE):
+            if _is_hit(middle, direction, width / 2 + _APART, SIZE / 2 + _APART, marks):
                 continue
             nearest = np.hypot(*(marks - middle).T).min(initial=20.0)
             found.append((0.7 * direction[0] + nearest / 20, middle, direction * width))
@@ -89,14 +92,14 @@ def _is_inside(
 def _is_hit(
     middle: NDArray[np.float64],
     direction: NDArray[np.float64],
-    width: float,
-    points: NDArray[np.float64],
+    along: float,
     across: float,
+    points: NDArray[np.float64],
 ) -> bool:
-    """Whether a point lies in the box of a label, `across` high on both sides of its line."""
+    """Whether a point lies in a box that reaches so far along a label and across it."""
     offset = points - middle
-    along = np.abs(offset @ direction) < width / 2 + _FREE
-    return bool((along & (np.abs(offset @ np.array([-direction[1], direction[0]])) < across)).any())
+    is_along = np.abs(offset @ direction) < along
+    return bool((is_along & (np.abs(offset @ np.array([-direction[1], direction[0]])) < across)).any())
 
 
 def _write(ax: Axes, text: str, ends: NDArray[np.float64]) -> None:

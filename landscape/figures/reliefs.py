@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib import colormaps
@@ -16,7 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from landscape.figures.labels import SYMBOLS, at_seed, quantity, seed_note
 from landscape.figures.planes import Plane, Scale, num_lines, warnings_of
 from landscape.figures.scales import linear_levels, log_levels, number
-from landscape.figures.style import GREY, VERMILLION, figure_of, new_axes, note, styled
+from landscape.figures.style import BLACK, GREY, SKY, VERMILLION, figure_of, new_axes, note, styled
 from landscape.figures.trajectories import Trajectory, trajectory_of
 
 _LIFT = 0.015  # of the height of the axes, by which a trajectory floats over its surface
@@ -27,7 +29,7 @@ def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: A
     """The surface in 3D, its height in the logarithm where the loss spans more than a factor of three.
 
     Points that are not finite are holes, and counted. A training trajectory is drawn where its projection
-    meets the surface, not at its own loss: the share of it that lies off the plane is written below.
+    meets the surface, not at its own loss, with its start; the lowest point of the grid is a star: the share of it that lies off the plane is written below.
 
     Args:
         surface: The answer of the probe Surface: dims (alpha, beta) or (seed, alpha, beta).
@@ -60,6 +62,9 @@ def draw_relief(ax: Axes3D, plane: Plane, scale: Scale | None, trajectory: Traje
         _draw_sheet(ax, plane, scale)
         if trajectory:
             _draw_flight(ax, plane, scale, trajectory)
+        x, y = plane.lowest()
+        lowest: dict[str, Any] = {"markerfacecolor": SKY, "markersize": 5.5, "markeredgewidth": 0.6, "zorder": 6}
+        ax.plot([x], [y], scale.heights(np.array([plane.finite.min()])), "*", color=BLACK, gid="lowest", **lowest)
     else:
         ax.annotate("no finite value", (0.5, 0.5), xycoords="axes fraction", ha="center", color=GREY)
     _dress(ax, plane, scale, label)
@@ -91,6 +96,9 @@ def _draw_flight(ax: Axes3D, plane: Plane, scale: Scale, trajectory: Trajectory)
     path = [np.where(inside, v, np.nan) for v in (trajectory.alpha, trajectory.beta, height + lift)]
     line = "-" if trajectory.is_path else "none"
     ax.plot(*path, line, color=VERMILLION, linewidth=1, marker="o", markersize=1.6, zorder=5, gid="trajectory")
+    if trajectory.is_path and inside[0]:
+        start: dict[str, Any] = {"markerfacecolor": "white", "markersize": 4, "zorder": 6}
+        ax.plot(*([values[0]] for values in path), "o", color=VERMILLION, gid="start", **start)
 
 
 def _dress(ax: Axes3D, plane: Plane, scale: Scale | None, label: str) -> None:
