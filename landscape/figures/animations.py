@@ -171,10 +171,7 @@ def _grown(ax: Axes, trajectory: Trajectory, dpi: float) -> Iterator[Image]:
 
 def _free_corner(ax: Axes, trajectory: Trajectory) -> tuple[int, int]:
     """The corner of the axes, 0 or 1 along each, with the fewest places of the path near it."""
-    snapshots = np.arange(trajectory.alpha.size)
-    at = np.linspace(0, snapshots[-1], 20 * snapshots.size)
-    places = np.column_stack([np.interp(at, snapshots, v) for v in (trajectory.alpha, trajectory.beta)])
-    x, y = ax.transAxes.inverted().transform(ax.transData.transform(places)).T
+    x, y = ax.transAxes.inverted().transform(ax.transData.transform(trajectory.along(20))).T
     corners = [(0, 1), (1, 1), (0, 0), (1, 0)]
     return min(corners, key=lambda corner: int(((abs(x - corner[0]) < 0.5) & (abs(y - corner[1]) < 0.25)).sum()))
 

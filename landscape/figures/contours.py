@@ -141,9 +141,7 @@ def draw_marks(ax: Axes, answer: xr.Dataset, plane: Plane, trajectory: Trajector
         rows, columns = np.nonzero(answer["evaluated"].transpose("alpha", "beta").values)
         dots: dict[str, Any] = {"markersize": 1.1, "markeredgewidth": 0, "linestyle": "none", "alpha": 0.65}
         ax.plot(plane.x[rows], plane.y[columns], "o", color="white", gid="computed", **dots)
-    avoid = [(0.0, 0.0)]
-    if trajectory:
-        avoid += draw_trajectory(ax, trajectory)
+    avoid = [(0.0, 0.0), *(draw_trajectory(ax, trajectory) if trajectory else ())]
     mark: dict[str, Any] = {"color": BLACK, "linestyle": "none", "markeredgewidth": 0.6}
     if plane.finite.size:
         avoid.append(plane.lowest())
@@ -152,8 +150,8 @@ def draw_marks(ax: Axes, answer: xr.Dataset, plane: Plane, trajectory: Trajector
     return np.array(avoid)
 
 
-def draw_trajectory(ax: Axes, trajectory: Trajectory) -> list[tuple[float, float]]:
-    """The projected path with its ends and the steps of some snapshots; returns where they stand."""
+def draw_trajectory(ax: Axes, trajectory: Trajectory) -> NDArray[np.float64]:
+    """The projected path with its ends and the steps of some snapshots; returns (N, 2) places on it."""
     halo = [patheffects.withStroke(linewidth=2.2, foreground="white")]
     if trajectory.is_path:
         ax.plot(trajectory.alpha, trajectory.beta, color=VERMILLION, linewidth=0.9, path_effects=halo, gid="trajectory")
@@ -181,11 +179,4 @@ def draw_trajectory(ax: Axes, trajectory: Trajectory) -> list[tuple[float, float
             path_effects=[patheffects.withStroke(linewidth=1.5, foreground="white")],
         )
         text.set_gid("step")
-    return _along(trajectory)
-
-
-def _along(trajectory: Trajectory) -> list[tuple[float, float]]:
-    """Places along the projected path, closer together than a number is wide."""
-    at = np.linspace(0, len(trajectory.alpha) - 1, 20 * len(trajectory.alpha))
-    snapshots = np.arange(len(trajectory.alpha))
-    return list(zip(np.interp(at, snapshots, trajectory.alpha), np.interp(at, snapshots, trajectory.beta), strict=True))
+    return trajectory.along(20)  # closer together than a number is wide

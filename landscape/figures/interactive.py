@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 _LIFT = 1.02  # of the loss on a log axis, by which a trajectory floats over its surface
+_PARTS = 8  # of the way from a snapshot to the next, so that the line follows the surface
 _EYE = {"x": 1.2, "y": -1.9, "z": 1.3}  # the view of the printed figure
 _NUM_SHELLS = 5  # surfaces of equal loss in a volume
 _PAGE = """<!DOCTYPE html>
@@ -124,7 +125,7 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
     """
     from jinja2 import Environment, StrictUndefined
 
-    closer = {axis: 0.8 * place for axis, place in _EYE.items()}
+    closer = {axis: 0.68 * place for axis, place in _EYE.items()}
     figure = figure.update_layout(scene_camera_eye=closer, font_size=14)
     drawn = figure.to_html(
         full_html=False,
@@ -234,20 +235,25 @@ def distance(answer: xr.Dataset, plane: Plane) -> NDArray[np.float64] | None:
 def _flight(plane: Plane, scale: Scale, trajectory: Trajectory, label: str) -> go.Scatter3d:
     import plotly.graph_objects as go
 
-    height = trajectory.heights(plane.x, plane.y, plane.gaps)
-    lifted = height * _LIFT if scale.is_log else height + 0.01 * (scale.high - scale.low)
+    parts = _PARTS if trajectory.is_path else 1
+    height = trajectory.heights(plane.x, plane.y, plane.gaps, parts)
+    text, size = np.full(height.size, "", dtype=object), np.zeros(height.size)
+    size[::parts] = 3
+    text[::parts] = [
+        f"step {step:,}<br>own {label.lower()} {own:.4g}<br>{label.lower()} of the surface under it {z:.4g}"
+        f"<br>{off:.0%} of its distance lies off the plane"
+        for step, own, z, off in zip(
+            trajectory.step, trajectory.loss, height[::parts], trajectory.off_plane, strict=True
+        )
+    ]
     return go.Scatter3d(
-        x=trajectory.alpha,
-        y=trajectory.beta,
-        z=lifted,
+        x=trajectory.along(parts)[:, 0],
+        y=trajectory.along(parts)[:, 1],
+        z=height * _LIFT if scale.is_log else height + 0.01 * (scale.high - scale.low),
         mode="lines+markers" if trajectory.is_path else "markers",
         line={"color": VERMILLION, "width": 5},
-        marker={"color": VERMILLION, "size": 2.5},
-        text=[
-            f"step {step:,}<br>own {label.lower()} {own:.4g}<br>{label.lower()} of the surface under it {z:.4g}"
-            f"<br>{off:.0%} of its distance lies off the plane"
-            for step, own, z, off in zip(trajectory.step, trajectory.loss, height, trajectory.off_plane, strict=True)
-        ],
+        marker={"color": VERMILLION, "size": size, "line": {"width": 0}},
+        text=text.tolist(),
         hoverinfo="text",
         name="trajectory",
     )

@@ -102,7 +102,7 @@ def surfaces_side_by_side(
     scale, label = Scale.over(planes), quantity(answers[0], metric)
     columns = _columns(len(panels), 2 if width == "single" else 3)
     rows = ceil(len(panels) / columns)
-    side = (WIDTHS[width] - 0.55) / columns
+    side = (WIDTHS[width] - 0.62) / columns
     lines = _notes(panels)
     below = 0.1 * num_lines(lines) + 0.05
     height = rows * (_TALL * side + 0.14) + below
@@ -113,18 +113,19 @@ def surfaces_side_by_side(
         bottom = height - 0.14 - row * (_TALL * side + 0.14) - _TALL * side
         place = (left / WIDTHS[width], bottom / height, side / WIDTHS[width], _TALL * side / height)
         ax: Any = figure.add_axes(place, projection="3d", computed_zorder=False)
+        ax.patch.set_visible(False)  # it would hide what stands beside the panel before
         draw_relief(ax, plane, scale, panel.trajectory, "")
         ax.set_box_aspect((1, 1, 0.75), zoom=0.86)  # room for the numbers at its sides
         _share_heights(ax, scale)
         if side < 1.6:
-            for axis, values in ((ax.xaxis, plane.x), (ax.yaxis, plane.y)):
-                axis.set_ticks([float(values.min()), float(values.mean())])
+            for axis, far, values in ((ax.xaxis, plane.x.min(), plane.x), (ax.yaxis, plane.y.max(), plane.y)):
+                axis.set_ticks([float(far), float(values.mean())])
         figure.text(
             (left + side / 2) / WIDTHS[width], (bottom + _TALL * side) / height, panel.title, ha="center", va="bottom"
         )
     if scale:
         size = (0.07 / WIDTHS[width], 1.2 / height)
-        where = figure.add_axes(((WIDTHS[width] - 0.44) / WIDTHS[width], 0.5 - size[1] / 2, *size))
+        where = figure.add_axes(((WIDTHS[width] - 0.52) / WIDTHS[width], 0.5 - size[1] / 2, *size))
         bar = figure.colorbar(ScalarMappable(scale.colours(), "viridis"), cax=where)
         bar.set_ticks([tick for tick in scale.ticks(scale.levels()) if scale.low <= tick <= scale.high])
         bar.ax.yaxis.set_major_formatter(FuncFormatter(number))

@@ -28,8 +28,9 @@ _LIFT = 0.015  # of the height of the axes, by which a trajectory floats over it
 def surface3d(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axes3D | None = None) -> Figure:
     """The surface in 3D, its height in the logarithm where the loss spans more than a factor of three.
 
-    Points that are not finite are holes, and counted. A training trajectory is drawn where its projection
-    meets the surface, not at its own loss, with its start; the lowest point of the grid is a star: the share of it that lies off the plane is written below.
+    Points that are not finite are holes, and counted; the lowest point of the grid is a star. A training trajectory
+    is drawn where its projection meets the surface, not at its own loss: the share of it that lies off the plane is
+    written below.
 
     Args:
         surface: The answer of the probe Surface: dims (alpha, beta) or (seed, alpha, beta).

@@ -17,6 +17,8 @@ from landscape.figures.trajectories import trajectory_of
 from landscape.text import clean
 
 _TYPES = {"f8": "Float64", "f4": "Float32", "i8": "Int64", "i4": "Int32", "u1": "UInt8"}
+_PARTS = 16  # of the way from a snapshot to the next, so that the line follows the surface
+_LIFT = 0.01  # of the range of heights, by which a trajectory floats over its surface
 _HIDDEN = 2  # vtkDataSetAttributes::HIDDENPOINT: cells with such a corner are not drawn
 
 
@@ -124,9 +126,11 @@ def volume_vti(volume: xr.Dataset) -> bytes:
 
 
 def trajectory_vtp(surface: xr.Dataset, *, metric: str = "loss") -> bytes | None:
-    """A trajectory as PolyData that lies on the surface of `surface_vts`, with step, loss and off-plane share.
+    """A trajectory as PolyData just over the surface of `surface_vts`, with step, loss and off-plane share.
 
-    Snapshots outside the window, or beside a gap, have no height: the line is broken there and they are left out.
+    Each snapshot is a vertex; the line between them follows the surface, with NaN for what is known at snapshots
+    alone. Where the surface has no value, outside its window or beside a gap, the line is broken and snapshots are
+    left out.
 
     Args:
         surface: The answer of the probe Surface with a trajectory.
@@ -142,33 +146,26 @@ def trajectory_vtp(surface: xr.Dataset, *, metric: str = "loss") -> bytes | None
     scale = Scale.over([plane])
     if scale is None:
         return None
-    under = trajectory.heights(plane.x, plane.y, plane.gaps)
+    parts = _PARTS if trajectory.is_path else 1
+    under = trajectory.heights(plane.x, plane.y, plane.gaps, parts)
     kept = np.flatnonzero(np.isfinite(under))
     if not kept.size:
         return None
-    points = np.stack([trajectory.alpha, trajectory.beta, scale.heights(under)], axis=1)[kept]
+    lift = _LIFT * float(np.ptp(scale.heights(np.array([scale.low, scale.high]))))
+    points = np.column_stack([trajectory.along(parts), scale.heights(under) + lift])[kept]
     runs = np.split(np.arange(kept.size), np.flatnonzero(np.diff(kept) > 1) + 1)
     lines = [run for run in runs if len(run) > 1] if trajectory.is_path else []
-    piece = Piece(
-        "PolyData",
-        attributes={
-            "NumberOfPoints": str(kept.size),
-            "NumberOfVerts": str(kept.size),
-            "NumberOfLines": str(len(lines)),
-        },
-    )
-    loss = trajectory.loss[kept]
-    piece.add(
-        "PointData",
-        {
-            "step": Array(trajectory.step[kept], "optimizer updates"),
-            "loss": Array(loss, "nats"),
-            f"{metric}_of_the_surface": Array(under[kept]),
-            "off_plane": Array(trajectory.off_plane[kept], "share of the distance"),
-        },
-    )
+    marks = [np.array([i]) for i in np.flatnonzero(kept % parts == 0)]
+    sizes = {"NumberOfPoints": kept.size, "NumberOfVerts": len(marks), "NumberOfLines": len(lines)}
+    piece = Piece("PolyData", attributes={name: str(size) for name, size in sizes.items()})
+    steps = np.interp(kept / parts, np.arange(trajectory.step.size), trajectory.step)
+    own = {"loss": (trajectory.loss, "nats"), "off_plane": (trajectory.off_plane, "share of the distance")}
+    arrays = {"step": Array(steps, "optimizer updates"), f"{metric}_of_the_surface": Array(under[kept])}
+    for name, (values, units) in own.items():
+        arrays[name] = Array(np.where(kept % parts == 0, values[kept // parts], np.nan), units)
+    piece.add("PointData", arrays)
     piece.add("Points", {"Points": Array(points)})
-    piece.add("Verts", _cells([np.array([i]) for i in range(kept.size)]))
+    piece.add("Verts", _cells(marks))
     piece.add("Lines", _cells(lines))
     return _file(piece, surface)
 
