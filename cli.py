@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from landscape import Objective, Store
     from landscape.doctor import Finding
     from landscape.sharpness import SharpnessReport
+    from landscape.store import StoreError
     from models.opened import Run
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
@@ -512,47 +513,119 @@ def import_(file: Path, model: str, data: str, out: Path, standardize: str, pref
 
 @cli.command()
 @runs_argument
-@click.option("--format", "formats", default="pdf", help="pdf, png or svg; several by commas.")
+@click.option(
+    "--format",
+    "formats",
+    default="pdf",
+    help="pdf, png, svg; html to turn around; gif or mp4 of a trajectory; vtk for ParaView; csv. Several by commas.",
+)
 @click.option("--width", type=click.Choice(["single", "double"]), default="single", help="Columns.")
+@click.option(
+    "--side-by-side",
+    is_flag=True,
+    help="Only the surfaces that several runs answered with the same options, in one scale.",
+)
 @json_option
-def figure(runs: tuple[Path, ...], formats: str, width: str, as_json: bool) -> None:
+def figure(runs: tuple[Path, ...], formats: str, width: Any, side_by_side: bool, as_json: bool) -> None:
     """Draw every answer of a run, from its stored file alone, into RUN/figures/.
 
-    Several critical points are also drawn together, index against loss; those of several runs into figures/ of the
-    folder that holds these runs.
+    A format that does not suit an answer is left out for it. Several critical points are also drawn together, index
+    against loss; those of several runs, and what is drawn side by side, go into figures/ of the folder that holds
+    these runs.
     """
     from landscape import figures
-    from landscape.store import StoreError
+
+    wanted = [word.strip() for word in formats.split(",") if word.strip()]
+    figures.require_formats(wanted)
+    if side_by_side:
+        written, damaged = compare(runs, wanted, width)
+        say({"runs": list(map(str, runs)), "files": written}, "\n".join(map(clean, written)), as_json)
+    else:
+        damaged = draw_runs(runs, wanted, width, as_json)
+    if damaged:
+        raise Failure(f"not drawn: {damaged[0]}", damaged[0].exit_code)
+
+
+def draw_runs(runs: tuple[Path, ...], formats: list[str], width: Any, as_json: bool) -> list[StoreError]:
+    """Write the files of every answer of every run; returns what could not be read."""
+    from landscape import figures
 
     damaged: list[StoreError] = []
     critical: dict[Path, list[Any]] = {}
-    drawn = {"formats": formats.split(","), "width": width}
+    written: dict[Path, list[Path]] = {}
+    drawn = {"formats": figures.pictures_among(formats), "width": width}
+    num_answers = 0
+    for folder in runs:
+        files = written.setdefault(folder, [])
+        for name, answer in readable(folder, damaged):
+            num_answers += 1
+            if figures.kind_of(answer, name) == "critical-point":
+                critical.setdefault(folder, []).append(answer)
+            files += figures.write_files(answer, name, folder / "figures", formats, width)
+        if len(points := critical.get(folder, [])) > 1 and drawn["formats"]:
+            files += figures.save(figures.index_against_loss(points), folder / "figures/index-against-loss", **drawn)
+    if num_answers and not damaged and not any(written.values()):
+        raise Failure(
+            f"nothing was written: {', '.join(formats)} suits none of {num_answers} answers; html, vtk and csv need "
+            "a surface (csv also takes a slice), gif and mp4 one along a trajectory (--directions pca)",
+            BAD_INPUT,
+        )
     with saying(as_json, several=len(runs) > 1) as say:
-        for folder in runs:
-            store, written = open_store(folder), []
-            for name in store.names():
-                try:
-                    answer = store.read(name)
-                except StoreError as error:
-                    damaged.append(error)
-                    continue
-                if figures.kind_of(answer, name) == "critical-point":
-                    critical.setdefault(folder, []).append(answer)
-                for title, drawing in figures.draw(answer, name).items():
-                    written += figures.save(drawing, folder / "figures" / f"{name}-{title}", **drawn)
-            if len(points := critical.get(folder, [])) > 1:
-                path = folder / "figures" / "index-against-loss"
-                written += figures.save(figures.index_against_loss(points), path, **drawn)
-            say({"run": str(folder), "files": written}, f"{clean(folder / 'figures')}: {len(written)} files")
-        if len(critical) > 1:
-            path = (
-                Path(os.path.commonpath([folder.absolute() for folder in critical])) / "figures" / "index-against-loss"
-            )
+        for folder, files in written.items():
+            say({"run": str(folder), "files": files}, f"{clean(folder / 'figures')}: {len(files)} files")
+        if len(critical) > 1 and drawn["formats"]:
+            path = common_folder(critical) / "figures" / "index-against-loss"
             points = [answer for answers in critical.values() for answer in answers]
-            written = figures.save(figures.index_against_loss(points), path, **drawn)
-            say({"runs": list(map(str, critical)), "files": written}, f"{clean(path.parent)}: {len(written)} files")
-    if damaged:
-        raise Failure(f"not drawn: {damaged[0]}", damaged[0].exit_code)
+            together = figures.save(figures.index_against_loss(points), path, **drawn)
+            say({"runs": list(map(str, critical)), "files": together}, f"{clean(path.parent)}: {len(together)} files")
+    return damaged
+
+
+def compare(runs: tuple[Path, ...], formats: list[str], width: Any) -> tuple[list[Path], list[StoreError]]:
+    """Draw the surfaces that several runs answered with the same options; returns the files, and what was damaged."""
+    from landscape import figures
+    from landscape.store import MissingError
+
+    pictures = figures.pictures_among(formats)
+    if not pictures:
+        raise Failure(
+            f"nothing was written: side by side are pictures, pdf, png or svg, not {', '.join(formats)}", BAD_INPUT
+        )
+    damaged: list[StoreError] = []
+    surfaces, configs = [], {}
+    for folder, run in zip(runs, told_apart(runs), strict=True):
+        try:
+            configs[run] = open_store(folder).load_json("run").get("config", {})
+        except MissingError:
+            configs[run] = {}  # answers from somebody else's training
+        surfaces += [
+            figures.Asked(run, answer)
+            for name, answer in readable(folder, damaged)
+            if figures.kind_of(answer, name) == "surface" and min(answer.sizes["alpha"], answer.sizes["beta"]) > 1
+        ]
+    written = []
+    for title, drawing in figures.draw_side_by_side(surfaces, configs, width).items():
+        written += figures.save(drawing, common_folder(runs) / "figures" / title, pictures, width)
+    return written, damaged
+
+
+def readable(folder: Path, damaged: list[StoreError]) -> Iterator[tuple[str, Any]]:
+    """Yield the answers of a run by name; what cannot be read is added to `damaged`."""
+    from landscape.store import StoreError
+
+    store = open_store(folder)
+    for name in store.names():
+        try:
+            answer = store.read(name)
+        except StoreError as error:
+            damaged.append(error)
+            continue
+        yield name, answer
+
+
+def common_folder(runs: Iterable[Path]) -> Path:
+    """Find the folder that holds all these runs."""
+    return Path(os.path.commonpath([folder.absolute() for folder in runs]))
 
 
 @cli.command()

@@ -274,3 +274,36 @@ def layers_answer(layers=6, eigenvalues=True, negative=True, name="features.#.co
         answer["frobenius_norm"] = ("layer", 20.0 * 0.9**depth)
     answer.attrs |= COMMON | {"probe": "layers"}
     return answer
+
+
+def curvature_answer(resolution=(9, 7), radius=(1.0, 0.5)):
+    """A surface that curves down on one side only."""
+    answer = surface_answer(resolution=resolution, radius=radius)[
+        ["loss", "done", "step_ratio_alpha", "step_ratio_beta"]
+    ]
+    alpha, beta = np.meshgrid(answer["alpha"], answer["beta"], indexing="ij")
+    dims = ("alpha", "beta")
+    answer["largest_eigenvalue"] = (dims, 20.0 + 10 * alpha**2 + beta, {"units": "nats"})
+    answer["smallest_eigenvalue"] = (dims, -4.0 * alpha - 0.5 + beta**2)
+    answer["eigenvalue_ratio"] = abs(answer["smallest_eigenvalue"] / answer["largest_eigenvalue"])
+    answer["largest_residual"] = (dims, np.full(alpha.shape, 0.5))
+    answer["smallest_residual"] = (dims, np.full(alpha.shape, 0.02))
+    answer.attrs |= COMMON | {"probe": "curvature-surface", "directions": "filter"}
+    return answer
+
+
+def volume_answer(resolution=(7, 5, 3), radius=(1.0, 0.5, 0.25)):
+    """No two axes have the same length or the same range."""
+    axes = [np.linspace(-r, r, n) for r, n in zip(radius, resolution, strict=True)]
+    alpha, beta, gamma = np.meshgrid(*axes, indexing="ij")
+    dims = ("alpha", "beta", "gamma")
+    loss = bowl(alpha, beta) + 2 * gamma**2 + 0.3 * gamma * (alpha + 2)
+    answer = xr.Dataset(
+        {"loss": (dims, loss + 1, {"units": "nats"}), "accuracy": (dims, 1 / (1 + 0.4 * loss))},
+        dict(zip(dims, axes, strict=True)),
+    )
+    for axis in dims:
+        answer[f"step_ratio_{axis}"] = 0.98
+    answer["center_loss"] = bowl(0.0) + 1
+    answer.attrs |= COMMON | {"probe": "surface", "directions": "filter"}
+    return answer

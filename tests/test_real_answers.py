@@ -47,8 +47,8 @@ def test_every_probe_is_drawn_by_its_own_figures(store: Store):
         ("slice", "slice", "slice-accuracy"),
         ("spectral", "log-density", "density"),
         ("spectrum", "eigenvalues"),
-        ("surface", "contour", "surface3d"),
-        ("surface", "contour-seed0", "contour-seed1", "surface3d"),
+        ("surface", "contour", "surface3d", "loss-and-test", "error"),
+        ("surface", "contour-seeds", "contour-seed0", "contour-seed1", "surface3d", "loss-and-test", "error"),
         ("trace",),
     ]
     for pictures in drawn.values():
@@ -72,4 +72,4 @@ def test_the_summary_and_the_page_read_them(store: Store, tmp_path: Path):
     found = summarize({name: store.read(name) for name in store.names()})
     assert list(found) == ["test error", "loss", "sharpness", "most negative eigenvalue", "width"]
     text = write_report([store.path], tmp_path / "report.html").read_text("utf-8")
-    assert text.count("<figure") == 13 and str(found["sharpness"]) in text
+    assert text.count("<figure") == 18 and str(found["sharpness"]) in text

@@ -93,7 +93,8 @@ def reported(tmp_path_factory) -> Page:
 
 def test_the_page_shows_every_answer_with_its_command_and_file(reported: Page):
     shown = reported.all("figure")
-    assert len(shown) == 8 + 8 + 1  # 3 of training, 2 slices, 2 surfaces, spectrum or by-step; one of a user's own
+    # 3 of training, 2 slices, 4 surfaces, spectrum or by-step; one of a user's own
+    assert len(shown) == 10 + 10 + 1
     assert len(reported.all("img")) == len(shown)
     assert all(image["src"].startswith("data:image/") for image in reported.all("img"))
     assert "landscape probe surface plain --seed 0" in reported.text

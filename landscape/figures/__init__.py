@@ -1,48 +1,84 @@
 """Figures from stored answers alone: the only place that imports matplotlib and plotly.
 
-Every function takes an answer and returns a `matplotlib.figure.Figure` in paper style; none touches pyplot's state.
+Functions take answers and return a `matplotlib.figure.Figure` in paper style, a plotly figure, or the content of a
+file; none touches pyplot's state.
 """
 
 from __future__ import annotations
 
+from landscape.figures.animations import animation_frames, gif, mp4
+from landscape.figures.comparisons import Asked, draw_side_by_side, labels_of, question_of
+from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
-from landscape.figures.interactive import interactive_surface
+from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
+from landscape.figures.files import pictures_among, require_formats, write_files
+from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.layers import layer_bars
+from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
+from landscape.figures.projections import trajectory_loss
+from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
+from landscape.figures.spreadsheets import tables
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
-from landscape.figures.surfaces import contour, surface3d
+from landscape.figures.volumes import volume_slices
+from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volume_vti
 
 __all__ = [
+    "Asked",
+    "animation_frames",
     "by_step",
     "contour",
+    "contours_side_by_side",
     "density",
     "draw",
+    "draw_side_by_side",
+    "eigenvalue_ends",
+    "eigenvalue_ratio",
     "eigenvalues",
     "escape",
     "generic",
+    "gif",
     "gradient_flow",
     "index_against_loss",
     "interactive_surface",
+    "interactive_volume",
     "kind_of",
+    "labels_of",
     "layer_bars",
     "learning_curves",
     "log_density",
+    "mp4",
     "overlap_by_rank",
     "overlap_by_step",
+    "page",
     "paper_style",
+    "pictures_among",
+    "question_of",
+    "require_formats",
     "save",
+    "seeds_side_by_side",
     "sharpness_correlations",
     "sharpness_runs",
     "sharpness_table",
     "slice_band",
     "stability_by_step",
     "surface3d",
+    "surface_vtr",
+    "surface_vts",
+    "surfaces_side_by_side",
+    "tables",
+    "train_and_test",
+    "trajectory_loss",
+    "trajectory_vtp",
     "update_ratios",
+    "volume_slices",
+    "volume_vti",
+    "write_files",
 ]

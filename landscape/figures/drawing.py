@@ -9,21 +9,28 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.contours import contour
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
+from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.layers import layer_bars
+from landscape.figures.panels import seeds_side_by_side, train_and_test
+from landscape.figures.projections import trajectory_loss
+from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
-from landscape.figures.surfaces import contour, surface3d
+from landscape.figures.style import Width
+from landscape.figures.trajectories import trajectory_of
+from landscape.figures.volumes import volume_slices
 
 MOST_GENERIC = 12  # figures of one answer of somebody's own probe
 
 
-def draw(answer: xr.Dataset, name: str = "") -> dict[str, Figure]:
+def draw(answer: xr.Dataset, name: str = "", width: Width = "single") -> dict[str, Figure]:
     """Every figure of an answer, by figure name.
 
     An answer is known by the probe it names and by the variables it has. One by somebody's own probe gets a plain
@@ -32,11 +39,15 @@ def draw(answer: xr.Dataset, name: str = "") -> dict[str, Figure]:
     Args:
         answer: A stored answer.
         name: Its name in the store, such as "training" or "surface-1a2b3c4d5e6f".
+        width: How many columns of a paper figures of several panels fill; all others are one column wide.
 
     Returns:
         Figures by names that fit into file names, in the order to show them.
     """
-    draw_known = _KNOWN.get(kind_of(answer, name))
+    kind = kind_of(answer, name)
+    if kind in _OF_PANELS:
+        return _OF_PANELS[kind](answer, width)
+    draw_known = _KNOWN.get(kind)
     return draw_known(answer) if draw_known else _generic(answer)
 
 
@@ -44,6 +55,7 @@ def kind_of(answer: xr.Dataset, name: str = "") -> str:
     """What an answer is, judged by its probe or its name and checked by its variables; "other" if none of ours."""
     probe = re.split(r"[.:]", str(answer.attrs.get("probe", "")))[-1].lower()
     words = {probe, name.split("-")[0].lower()}
+    words |= {"volume"} if "surface" in words else set()
     for kind, variables in _NEEDED_BY_STEP.items():
         if probe == kind.removesuffix("-by-step") and all(v in answer and "step" in answer[v].dims for v in variables):
             return kind
@@ -61,6 +73,13 @@ _ALSO_BY_STEP = {"slice", "surface", "spectrum", "critical-point", "sharpness"}
 
 _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "slice": [("loss", {"alpha"})],
+    "volume": [("loss", {"alpha", "beta", "gamma"})],
+    "curvature-surface": [
+        ("loss", {"alpha", "beta"}),
+        ("eigenvalue_ratio", {"alpha", "beta"}),
+        ("largest_eigenvalue", {"alpha", "beta"}),
+        ("smallest_eigenvalue", {"alpha", "beta"}),
+    ],
     "surface": [("loss", {"alpha", "beta"})],
     "spectrum": [("eigenvalue", {"end", "rank"})],
     "critical-point": [
@@ -105,14 +124,45 @@ def _slice(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
-def _surface(answer: xr.Dataset) -> dict[str, Figure]:
+def _surface(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
     if min(answer.sizes["alpha"], answer.sizes["beta"]) < 2:
         return {}
     seeds = range(answer.sizes.get("seed", 1))
+    several = {"contour-seeds": seeds_side_by_side(answer, width=width)} if len(seeds) > 1 else {}
     names = ["contour" if len(seeds) == 1 else f"contour-seed{seed}" for seed in seeds]
-    return {name: contour(answer, seed=seed) for name, seed in zip(names, seeds, strict=True)} | {
-        "surface3d": surface3d(answer)
+    return (
+        several
+        | {name: contour(answer, seed=seed) for name, seed in zip(names, seeds, strict=True)}
+        | {"surface3d": surface3d(answer)}
+        | ({"loss-and-test": train_and_test(answer, width=width)} if "test_loss" in answer else {})
+        | _error(answer, width)
+        | ({"trajectory-loss": trajectory_loss(answer)} if _is_path(answer) else {})
+    )
+
+
+def _error(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
+    if "accuracy" not in answer:
+        return {}
+    is_tested = "test_accuracy" in answer
+    return {
+        "error": train_and_test(answer, metric="error", width=width) if is_tested else contour(answer, metric="error")
     }
+
+
+def _is_path(answer: xr.Dataset) -> bool:
+    trajectory = trajectory_of(answer)
+    return trajectory is not None and trajectory.is_path and "trajectory_loss" in answer
+
+
+def _curvature_surface(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
+    if min(answer.sizes["alpha"], answer.sizes["beta"]) < 2:
+        return {}
+    return {"eigenvalue-ratio": eigenvalue_ratio(answer), "eigenvalue-ends": eigenvalue_ends(answer, width=width)}
+
+
+def _volume(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
+    is_thin = min(answer.sizes[axis] for axis in ("alpha", "beta", "gamma")) < 2
+    return {} if is_thin else {"volume": volume_slices(answer, width=width)}
 
 
 def _training(answer: xr.Dataset) -> dict[str, Figure]:
@@ -148,9 +198,13 @@ def _generic(answer: xr.Dataset) -> dict[str, Figure]:
     return {re.sub(r"[^\w-]+", "-", name)[:60]: generic(answer, name) for name in names[:MOST_GENERIC]}
 
 
+_OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
+    "surface": _surface,
+    "curvature-surface": _curvature_surface,
+    "volume": _volume,
+}
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
-    "surface": _surface,
     "spectrum": lambda answer: {"eigenvalues": eigenvalues(answer)},
     "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
     "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},

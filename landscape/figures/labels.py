@@ -13,7 +13,7 @@ _DIRECTIONS = {
     "weight": "weight-normalized direction",
     "gaussian": "Gaussian direction",
 }
-SYMBOLS = {"alpha": "α", "beta": "β"}
+SYMBOLS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 _METRICS = {"loss": "Loss", "accuracy": "Accuracy", "error": "Error"}
 
 
@@ -28,15 +28,27 @@ def direction_label(answer: xr.Dataset, axis: str) -> str:
     """The label of a slice's axis: the coordinate and what it runs along."""
     kind = str(answer.attrs.get("directions", "direction"))
     if kind in _DIRECTIONS:
-        words = _DIRECTIONS[kind] + ("" if "beta" not in answer.dims else " 1" if axis == "alpha" else " 2")
+        words = _DIRECTIONS[kind] + (f" {list(SYMBOLS).index(axis) + 1}" if "beta" in answer.dims else "")
     else:
         words = clean(answer[axis].attrs.get("long_name", kind), 44)
     return f"{SYMBOLS[axis]}, {words}"
 
 
+def direction_words(answer: xr.Dataset) -> str:
+    """What all axes of an answer run along: "filter-normalized directions"."""
+    kind = str(answer.attrs.get("directions", "direction"))
+    if kind in _DIRECTIONS:
+        return f"{_DIRECTIONS[kind]}s"
+    names = [clean(answer[axis].attrs.get("long_name", kind), 44) for axis in SYMBOLS if axis in answer.dims]
+    return " and ".join(dict.fromkeys(names))
+
+
 def unit_note(answer: xr.Dataset) -> str:
     """How long one unit of each axis is, against the norm of the model's filters; "" if that is not stored."""
-    names = {"α": "step_ratio_alpha", "β": "step_ratio_beta"} if "beta" in answer.dims else {"α": "step_ratio"}
+    is_line = "beta" not in answer.dims
+    names = {
+        SYMBOLS[axis]: "step_ratio" if is_line else f"step_ratio_{axis}" for axis in SYMBOLS if axis in answer.dims
+    }
     ratios = {symbol: float(answer[name].median()) for symbol, name in names.items() if name in answer}
     if not ratios or not all(np.isfinite(list(ratios.values()))):
         return ""
@@ -51,6 +63,26 @@ def share_note(answer: xr.Dataset) -> str:
     share = float(answer["explained_share"].values[:2].sum())
     null = float(answer["random_walk_share"].values[:2].sum()) if "random_walk_share" in answer else None
     return f"the plane holds {share:.0%} of the variance" + (f" (random walk: {null:.0%})" if null else "")
+
+
+def stored(answer: xr.Dataset, name: str) -> float | None:
+    """A number that an answer keeps as a variable or as an attribute; None if it has neither."""
+    value = answer[name].values if name in answer else answer.attrs.get(name)
+    return None if value is None or np.size(value) != 1 else float(np.ravel(value)[0])
+
+
+def sampling_note(answer: xr.Dataset) -> str:
+    """How many points were computed and how far off the others are, where a spline filled some in."""
+    if "evaluated" not in answer:
+        return ""
+    computed, size = int(answer["evaluated"].sum()), answer["evaluated"].size
+    shares = [
+        f"{text} {100 * value:.2g}% of {whole}"
+        for name, text, whole in (("error_p95", "95% within", "their loss"), ("error_max", "all within", "its range"))
+        if (value := stored(answer, name)) is not None and np.isfinite(value)
+    ]
+    held_out = f"; held-out points: {', '.join(shares)}" if shares else ""
+    return f"{computed:,} of {size:,} points computed, the others interpolated{held_out}"
 
 
 def at_seed(answer: xr.Dataset, seed: int) -> xr.Dataset:

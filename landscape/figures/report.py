@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 
 from landscape.figures.critical import index_against_loss
 from landscape.figures.drawing import draw, kind_of
-from landscape.figures.interactive import interactive_surface
+from landscape.figures.interactive import interactive_surface, interactive_volume
 from landscape.figures.spectra import matrix_of
 from landscape.figures.style import rendered
 from landscape.store import MissingError, Store, StoreError
@@ -39,6 +40,8 @@ SECTIONS = (
 _SECTION_OF = {
     "slice": "Slices",
     "surface": "Surfaces",
+    "volume": "Surfaces",
+    "curvature-surface": "Surfaces",
     "spectrum": "Spectra",
     "critical-point": "Critical points",
     "spectral-density": "Spectra",
@@ -52,7 +55,14 @@ _CAPTIONS = {
     "slice": "Loss along the slice.",
     "slice-accuracy": "Accuracy along the slice.",
     "contour": "Loss over the plane.",
+    "contour-seeds": "Loss over planes along several random directions, and their median, in one scale.",
     "surface3d": "The same plane in 3D; drag to turn it, hover for the numbers.",
+    "loss-and-test": "Loss over the plane, on the training and on the test data, in one scale.",
+    "error": "Error over the plane.",
+    "trajectory-loss": "Loss of the run beside the loss of the plane that it is projected on.",
+    "eigenvalue-ratio": "Where the loss curves down: smallest over largest eigenvalue of the Hessian, over the plane.",
+    "eigenvalue-ends": "Largest and smallest eigenvalue of the Hessian over the plane.",
+    "volume": "Loss over the three planes through the checkpoint; drag to turn the volume.",
     "escape": "Loss along the direction of smallest curvature.",
     "index-against-loss": "Loss of every point that was judged, against its index.",
     "eigenvalues": "Both ends of the spectrum of the {matrix}.",
@@ -65,6 +75,11 @@ _CAPTIONS = {
     "sharpness-runs": "Sharpness of every run, best run first.",
     "by-step": "What the probe found while the model trained.",
 }
+_INTERACTIVE: dict[str, Callable[[xr.Dataset], Any]] = {"surface3d": interactive_surface, "volume": interactive_volume}
+# Figures of thousands of facets or bands, and how many colours they need.
+_PIXELS = {"surface3d": 2**24} | dict.fromkeys(
+    ("contour-seeds", "loss-and-test", "error", "eigenvalue-ratio", "eigenvalue-ends", "volume"), 256
+)
 _SCRIPT = """
 "use strict";
 const drawn = {displaylogo: false, responsive: true};
@@ -190,10 +205,10 @@ def _add_figures(page: RunPage, answer: xr.Dataset, name: str) -> None:
         section = "Dynamics" if title in ("gradient-flow", "update-ratios") else section
         shown = Shown(
             caption=_caption(answer, title),
-            image=_image(figure, as_pixels=title == "surface3d"),
+            image=_image(figure, _PIXELS.get(title, 0)),
             command=clean(answer.attrs.get("command", "not recorded"), 400),
             file=f"{page.name}/{name}.h5",
-            interactive=interactive_surface(answer).to_json() if title == "surface3d" else "",
+            interactive=_INTERACTIVE[title](answer).to_json() if title in _INTERACTIVE else "",
         )
         page.sections.setdefault(section, []).append(shown)
 
@@ -207,7 +222,7 @@ def _together(pages: Sequence[RunPage]) -> list[Shown]:
     return [
         Shown(
             caption=_CAPTIONS["index-against-loss"],
-            image=_image(index_against_loss(answers), as_pixels=False),
+            image=_image(index_against_loss(answers)),
             command="; ".join(dict.fromkeys(clean(a.attrs.get("command", "not recorded"), 400) for a in answers[:3]))
             + (" …" if len(answers) > 3 else ""),
             file=f"critical-point-*.h5 of {', '.join(runs[:6])}{' …' if len(runs) > 6 else ''}",
@@ -224,11 +239,23 @@ def _caption(answer: xr.Dataset, title: str) -> str:
     return known or f"{clean(title, 60)}, by {clean(answer.attrs.get('probe', 'a probe'), 60)}."
 
 
-def _image(figure: Figure, *, as_pixels: bool) -> str:
-    """A picture inside the page: drawn lines where they stay small, pixels for what has thousands of facets."""
-    suffix, kind = ("png", "png") if as_pixels else ("svg", "svg+xml")
-    data = rendered(figure, suffix, **({"dpi": 200} if as_pixels else {}))
+def _image(figure: Figure, colours: int = 0) -> str:
+    """A picture inside the page: drawn lines where they stay small, pixels of so many colours where they do not."""
+    suffix, kind = ("png", "png") if colours else ("svg", "svg+xml")
+    data = rendered(figure, suffix, **({"dpi": 200} if colours else {}))
+    if 0 < colours <= 256:
+        data = _reduced(data, colours)
     return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def _reduced(png: bytes, colours: int) -> bytes:
+    """The same picture with a palette."""
+    from PIL import Image
+
+    buffer = BytesIO()
+    with Image.open(BytesIO(png)) as image:
+        image.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _page(pages: list[RunPage], title: str, command: str) -> str:

@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from landscape.figures.scales import round_ticks
 from landscape.store.disk import Disk, explained, write_whole
@@ -113,7 +114,7 @@ def told_apart(names: Sequence[str], limit: int = 22) -> list[str]:
 
 def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
     """Write what a reader must know under the x label (or under another artist): counts, shares, verdicts."""
-    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH) for line in lines if line)
+    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH, break_on_hyphens=False) for line in lines if line)
     if not text:
         return
     annotation = ax.annotate(
@@ -133,11 +134,12 @@ def note(ax: Axes, lines: Iterable[str], below: Artist | None = None) -> None:
 
 def note_under(figure: Figure, lines: Iterable[str]) -> None:
     """Write notes under all panels of a figure, in room that is kept free for them."""
-    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH) for line in lines if line)
+    text = "\n".join(textwrap.fill(clean(line), NOTE_WIDTH, break_on_hyphens=False) for line in lines if line)
     if not text:
         return
     free = (0.1 * (text.count("\n") + 1) + 0.04) / figure.get_figheight()
-    figure.set_layout_engine("constrained", rect=(0, free, 1, 1 - free))
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.set_layout_engine("constrained", rect=(0, free, 1, 1 - free))
     annotation = figure.axes[0].annotate(
         text,
         (0.5, free),

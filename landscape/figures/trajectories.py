@@ -42,11 +42,17 @@ class Trajectory:
         return _inside(self.alpha, alpha) & _inside(self.beta, beta)
 
     def heights(
-        self, alpha: NDArray[np.float64], beta: NDArray[np.float64], values: NDArray[np.float64]
+        self, alpha: NDArray[np.float64], beta: NDArray[np.float64], values: NDArray[np.float64], parts: int = 1
     ) -> NDArray[np.float64]:
-        """(T,) the surface's value (bilinear) under each snapshot; NaN outside the window and beside gaps."""
+        """(N,) the surface's value (bilinear) under each place of `along`; NaN outside the window and beside gaps."""
         surface = RegularGridInterpolator((alpha, beta), values, bounds_error=False, fill_value=np.nan)
-        return np.asarray(surface(np.column_stack([self.alpha, self.beta])), dtype=np.float64)
+        return np.asarray(surface(self.along(parts)), dtype=np.float64)
+
+    def along(self, parts: int = 1) -> NDArray[np.float64]:
+        """(N, 2) places along the projected path, so many from each snapshot to the next: every `parts`-th is one."""
+        snapshots = np.arange(self.alpha.size)
+        at = np.arange((self.alpha.size - 1) * parts + 1) / parts
+        return np.column_stack([np.interp(at, snapshots, values) for values in (self.alpha, self.beta)])
 
     def labelled(self, xlim: tuple[float, float], ylim: tuple[float, float], apart: float = 0.16) -> list[int]:
         """Snapshots whose step is written: both ends, and inner ones far enough (in shares of the axes) from others."""
