@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
+_MOST_BASINS = 20  # rows of a table
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
 
@@ -664,6 +665,21 @@ def show(things: tuple[Path, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("things", nargs=-1, required=True, type=RUN, metavar="RUN|FILE...")
+@click.option("--metric", default="loss", help="The variable whose basins are found, such as test_loss.")
+@click.option(
+    "--least", type=click.FloatRange(min=0), help="Leave out basins of less persistence; rounding, if not set."
+)
+@json_option
+def topology(things: tuple[Path, ...], metric: str, least: float | None, as_json: bool) -> None:
+    """Find the basins of slices and surfaces: how deep, over which saddles they join."""
+    paths = [path for thing in things for path in grids_in(thing)]
+    with saying(as_json, several=len(paths) > 1) as say:
+        for path in paths:
+            say(*show_basins(path, metric, least))
+
+
+@cli.command()
 @run_argument
 @click.option("--examples", default=512, type=click.IntRange(min=1), help="Size of the batch.")
 @click.option("--k", default=3, type=click.IntRange(min=1), help="Eigenvalues to compare.")
@@ -768,6 +784,43 @@ def show_answer(path: Path) -> tuple[dict[str, Any], str]:
     """Tell what is in an answer: for a script, and for a reader."""
     answer = open_store(path.parent).read(path)
     return contents(answer, path), f"{clean(path)}\n{describe(answer)}\n"
+
+
+def grids_in(thing: Path) -> list[Path]:
+    """The slices and surfaces in a run's folder, or the one file that was named."""
+    if not thing.is_dir():
+        return [thing]
+    names = [name for kind in ("slice", "surface") for name in open_store(thing).names(f"{kind}-*")]
+    if not names:
+        raise Failure(f"{thing} has no slice and no surface; make one: landscape probe surface {thing}", BAD_INPUT)
+    return [thing / f"{name}.h5" for name in names]
+
+
+def show_basins(path: Path, metric: str, least: float | None) -> tuple[dict[str, Any], str]:
+    """Tell the basins of a slice or a surface, seed by seed: for a script, and for a reader."""
+    from landscape.topology import basin_rows, basins
+    from landscape.width import axes_of
+
+    answer = open_store(path.parent).read(path)
+    if metric not in answer or "alpha" not in answer[metric].dims:
+        raise Failure(f"{path} has no {metric!r} over a line or plane; give a slice or a surface", BAD_INPUT)
+    axes = axes_of(answer, metric)
+    found, lines = [], [str(clean(path))]
+    for position in range(answer.sizes.get("seed", 1)):
+        one = answer.isel(seed=position) if "seed" in answer.dims else answer
+        of_seed = basins(one, metric, least)
+        about = {"seed": one["seed"].item()} if "seed" in one.coords else {}
+        found.append({**about, "basins": of_seed})
+        title = f"seed {about['seed']}: {len(of_seed)} basins" if about else f"{len(of_seed)} basins"
+        lines += [
+            title if len(of_seed) > 1 else title[:-1],
+            indent(table(basin_rows(of_seed[:_MOST_BASINS], axes)), "  "),
+        ]
+        if len(of_seed) > _MOST_BASINS:
+            lines.append(f"  and {len(of_seed) - _MOST_BASINS} of less persistence; --json prints all of them")
+    if "evaluated" in answer and not answer["evaluated"].all():
+        lines.append("most of this surface is a spline between computed points: it shows no smaller basins")
+    return {"file": str(path), "axes": axes, "metric": metric, "seeds": found}, "\n".join(lines)
 
 
 def show_run(folder: Path) -> tuple[dict[str, Any], str]:

@@ -33,6 +33,9 @@ class Directions:
         path_steps: The training step of each of them.
         explained_share: (D,) share of the variance of the path along each direction, for ``pca``.
         random_walk_share: (D,) the same for a pure random walk of as many points.
+        mean_centred_share: (D,) share of the variance of the path around its mean that its own first D principal
+            components explain, for ``pca``.
+        mean_centred_random_walk_share: (D,) the same for a pure random walk of as many points.
     """
 
     kind: str
@@ -42,6 +45,8 @@ class Directions:
     path_steps: tuple[int, ...] = ()
     explained_share: tuple[float, ...] = ()
     random_walk_share: tuple[float, ...] = ()
+    mean_centred_share: tuple[float, ...] = ()
+    mean_centred_random_walk_share: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.digest()[:12]}"
@@ -68,6 +73,8 @@ class Directions:
             labels=self.labels[:count],
             explained_share=self.explained_share[:count],
             random_walk_share=self.random_walk_share[:count],
+            mean_centred_share=self.mean_centred_share[:count],
+            mean_centred_random_walk_share=self.mean_centred_random_walk_share[:count],
         )
 
 
@@ -212,7 +219,8 @@ def pca(path: Tensor, steps: Sequence[int], theta: Tensor, count: int = 2) -> Di
     it.
 
     The explained shares mean little by themselves: a pure random walk in many dimensions explains about 90% in two
-    components under this centring, so its shares come with them.
+    components under this centring, so its shares come with them. Around the mean of the path instead of its end, as
+    principal components are usually taken, a random walk explains 76%; both shares of this centring are there too.
 
     Args:
         path: (T, P) points of the trajectory.
@@ -245,17 +253,43 @@ def pca(path: Tensor, steps: Sequence[int], theta: Tensor, count: int = 2) -> Di
         path_steps=tuple(int(step) for step in steps),
         explained_share=tuple(shares.tolist()),
         random_walk_share=tuple(random_walk_shares(moved, count)),
+        mean_centred_share=tuple(_mean_centred_shares(rows, count)),
+        mean_centred_random_walk_share=tuple(random_walk_shares(len(path), count, "mean")),
     )
 
 
-def random_walk_shares(length: int, count: int = 2) -> list[float]:
-    """Shares of variance that a random walk of `length` points in many dimensions explains, centred at its end.
+def random_walk_shares(length: int, count: int = 2, centring: str = "end") -> list[float]:
+    """Shares of variance that the principal components of a random walk in many dimensions explain.
 
-    Its Gram matrix is min(i, j), with eigenvalues 1 / (4 sin^2((2 k - 1) pi / (4 n + 2))).
+    Centred at the walk's end, the Gram matrix of the n points before it is min(i, j), with the eigenvalues
+    1 / (4 sin^2((2 k - 1) pi / (4 n + 2))); the shares go to 8 / (pi^2 (2 k - 1)^2), 0.90 in two. Centred at the mean of
+    n points it is the inverse of the Laplacian of a path, 1 / (4 sin^2(k pi / (2 n))) for k < n, and the shares go to
+    6 / (pi^2 k^2), 0.76 in two.
+
+    Args:
+        length: Number of points n, without the end where the walk is centred there.
+        count: How many components; fewer where there are no more.
+        centring: ``end`` as Li et al. do, or ``mean``.
+
+    Raises:
+        ValueError: If the centring is neither.
+
+    References:
+        Antognini and Sohl-Dickstein, "PCA of high dimensional random walks", NeurIPS 2018, section 2.
     """
-    k = np.arange(1, length + 1)
-    eigenvalues = 1 / (4 * np.sin((2 * k - 1) * np.pi / (4 * length + 2)) ** 2)
+    if centring not in ("end", "mean"):
+        raise ValueError(f"centring must be end or mean, got {centring!r}.")
+    k = np.arange(1, length + 1 if centring == "end" else length)
+    angles = (2 * k - 1) * np.pi / (4 * length + 2) if centring == "end" else k * np.pi / (2 * length)
+    eigenvalues = 1 / (4 * np.sin(angles) ** 2)
     return [float(share) for share in (eigenvalues / eigenvalues.sum())[:count]]
+
+
+def _mean_centred_shares(rows: Tensor, count: int) -> list[float]:
+    """Shares of the variance of points (T, P) around their mean that their principal components explain."""
+    centred = rows - rows.mean(dim=0)
+    variances = torch.linalg.eigvalsh(centred @ centred.T).flip(0).clamp_min(0.0)
+    return (variances / variances.sum())[:count].tolist()
 
 
 def coordinates(points: Tensor, theta: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,14 +9,18 @@ from landscape.operators import LinearOperator
 from landscape.orthogonal import orthogonalize
 
 
+class NotFiniteError(RuntimeError):
+    """A product of an operator is NaN or infinite, so it has no eigenvalues."""
+
+
 def finite(products: Tensor) -> Tensor:
     """Give back products of an operator, of any shape.
 
     Raises:
-        RuntimeError: If one is not finite.
+        NotFiniteError: If one is not finite.
     """
     if not products.isfinite().all():
-        raise RuntimeError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
+        raise NotFiniteError("a Hessian product is not finite; the loss overflows here, or its gradient does.")
     return products
 
 

@@ -173,10 +173,6 @@ class Objective:
             (gradient,) = self.average(lambda batch: [flat_gradient(self.batch_loss(batch), tensors)])
         return gradient.to(self.dtype)
 
-    def named_modules(self) -> list[tuple[str, nn.Module]]:
-        """List the modules of the copy of the model by name, for who looks at how it is built."""
-        return list(self._module.named_modules())
-
     def module_types(self) -> set[type[nn.Module]]:
         """Collect the kinds of modules that the model is made of, its own among them."""
         return {type(module) for module in self._module.modules()}

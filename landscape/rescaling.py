@@ -1,190 +1,279 @@
-"""What a filter-normalized slice owes to how the units of a network happen to be scaled.
+"""How much a slice depends on how a network's weights happen to be scaled, and which parameters it moves.
 
-A unit with a positively homogeneous activation (ReLU, leaky ReLU, none) can be rescaled: its incoming weights and bias
-times c > 0, its outgoing weights divided by c, and the network computes what it did. If all units of a layer take the
-same c, filter normalization follows. If each takes its own, it does not: the outgoing weights of all units make up the
-filters of the next layer, whose random directions then weigh the units differently. The same holds for the scale and
-shift of a BatchNorm unit in place of the incoming weights. So two networks that are one function can have different
-slices.
+A filter-normalized direction is multiplied by the norms of the model's own filters. Multiply a whole ReLU layer by c
+and divide the next one by c, and each filter's direction follows: the slice stays. Do the same to single units, each by
+its own c, and it does not: a filter of the next layer reads all of these units, so its entries change by different
+factors while its direction is multiplied by one norm, and entries that were small become as noisy as large ones. The
+function is the same, the slice is another one. Weight-normalized directions follow every such rescaling.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import exp, nan
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from landscape.directions import random_directions
+from landscape.execution import resumable_map
+from landscape.free_units import FreeUnits, free_units, rescale
+from landscape.intervals import mean_and_error
 from landscape.objective import Objective
+from landscape.parameters import ParameterLayout
+from landscape.width import with_error
 
-_EXAMPLES = 64  # on which it is tried out whether the function stays what it is
-_EQUAL = 1e-6  # relative change of the loss: powers of two change nothing but the rounding of sums
-_DIRECTIONS = 8
-_RADIUS = 0.1  # where the rise of the loss is compared, in units of the direction
-_SWEEPS = 5  # over all pairs, to balance layers that share a neighbour
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+SENSITIVE_KINDS = ("filter", "layer", "gaussian")  # of random directions; those of kind weight follow each entry
+WORTH_SAYING = 0.05  # a relative change of the slice below this is no reason to warn
 
-
-@dataclass(frozen=True)
-class Pair:
-    """A layer whose units can be rescaled against the incoming weights of the next one.
-
-    Attributes:
-        first: Name of the layer, or of the BatchNorm layer, that scales the units.
-        second: Name of the layer that reads them.
-        units: How many there are.
-    """
-
-    first: str
-    second: str
-    units: int
+_SWEEPS = 20  # over all layers, after which balanced norms have settled
+_LARGEST_SCALE = 1e4  # of a unit; beyond, one of its sides is as good as dead
 
 
 @dataclass(frozen=True)
-class Invariance:
-    """How much a rescaling that changes nothing would change a slice.
+class RescalingTest:
+    """What a rescaling of single units does to a slice, though it leaves the function as it is.
 
     Attributes:
-        pairs: Where units can be rescaled.
-        ratio: Mean rise of the loss along random directions after all units have been balanced (the norms of what
-            comes in and of what goes out made equal), over that before; NaN where there are no pairs.
-        standard_error: Of the ratio, over the directions.
+        layers: What was rescaled, for example "conv1.weight -> conv2.weight".
+        imbalances: Of each layer, the typical factor (geometric standard deviation over its units, at least 1) by
+            which its units had to be scaled.
+        loss_change: Largest magnitude of the change of the loss at the checkpoint: rounding only.
+        step: Where the rise was measured, alpha = +-step, in multiples of the direction.
+        rise: Mean rise of the loss there, over directions and both sides, in its units.
+        rescaled_rise: The same after the rescaling, along the directions of the same random draws.
+        change: The typical relative change of the rise along a direction: the geometric mean over directions of the
+            ratio of both rises, less 1. A direction along which a rise is not positive has no ratio.
+        standard_error: Of the change, by the spread of the logarithm of the ratio; NaN for fewer than two directions.
+        draws: How many directions have a ratio.
     """
 
-    pairs: tuple[Pair, ...]
-    ratio: float
+    layers: tuple[str, ...]
+    imbalances: tuple[float, ...]
+    loss_change: float
+    step: float
+    rise: float
+    rescaled_rise: float
+    change: float
     standard_error: float
+    draws: int
 
     @property
-    def warning(self) -> str:
-        """One sentence for who reads the slice; nothing where no unit can be rescaled."""
-        if not self.pairs:
-            return ""
-        where = ", ".join(f"{pair.first} to {pair.second}" for pair in self.pairs[:3])
-        more = f" and {len(self.pairs) - 3} more" if len(self.pairs) > 3 else ""
-        return (
-            f"normalization does not see all rescalings: {sum(pair.units for pair in self.pairs)} units "
-            f"({where}{more}) can be rescaled without changing the function, and balancing them would multiply the "
-            f"mean rise of the loss by {self.ratio:.3g} ± {self.standard_error:.1g}"
-        )
+    def matters(self) -> bool:
+        """Whether the slice changes by more than 5%, beyond twice its error."""
+        return abs(self.change) > max(WORTH_SAYING, 2 * self.standard_error)
 
 
-def rescalable_pairs(objective: Objective) -> list[Pair]:
-    """Find the layers whose units can be rescaled, by trying it out.
+def balanced_scales(theta: Tensor, layout: ParameterLayout, units: Sequence[FreeUnits]) -> list[Tensor]:
+    """Find the scales that make what comes into each unit as long as what goes out of it.
 
-    Layers that follow each other in the order of the modules are taken as candidates, and a pair is believed only if
-    rescaling its units by powers of two leaves the loss what it is, at two points, and rescaling the first layer alone
-    does not. So no pair is claimed that does not have the freedom; pairs that lie further apart are not looked for.
+    With the norms a of a unit's incoming weights (of its scale and shift behind a normalization; biases beside weights
+    do not count) and o of its outgoing ones, c = sqrt(o / a) makes both sqrt(a o). Layers that share a weight
+    are swept until all are balanced. The mean of log c over a layer is taken out: whole layers keep their scale. Units
+    with a side of zero keep theirs, and none is scaled by more than 10^4.
+
+    Returns:
+        (size,) positive scales for each layer, in float64; `free_units.rescale` applies them.
 
     References:
-        Neyshabur, Salakhutdinov & Srebro, "Path-SGD", NeurIPS 2015, section 2; Dinh et al., "Sharp Minima Can
-        Generalize For Deep Nets", ICML 2017, section 3.
+        Stock et al., "Equi-normalization of Neural Networks", ICLR 2019, section 3.
     """
-    few = objective.with_examples(min(_EXAMPLES, len(objective.examples)))
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(few.size, generator=generator, dtype=torch.float64).to(few.theta)
-    points = [few.theta, few.theta + 0.01 * few.theta.abs().mean() * noise]
-    losses = [few.loss(theta).item() for theta in points]
-    found = []
-    for pair in _candidates(objective):
-        factors = 2.0 ** torch.randint(-1, 2, (pair.units,), generator=generator)
-        whole, alone = _factors(objective, pair, factors), _factors(objective, pair, factors, outgoing=False)
-        kept = all(_equal(few.loss(theta * whole).item(), loss) for theta, loss in zip(points, losses, strict=True))
-        if kept and not _equal(few.loss(few.theta * alone).item(), losses[0]):
-            found.append(pair)
-    return found
-
-
-def balanced(objective: Objective, pairs: list[Pair]) -> Tensor:
-    """Rescale the units of all pairs so that the norm of what comes in equals that of what goes out: (P,)."""
-    theta = objective.theta
+    logs = [torch.zeros(layer.size, dtype=torch.float64) for layer in units]
     for _ in range(_SWEEPS):
-        for pair in pairs:
-            incoming, outgoing = _norms(objective, theta, pair)
-            usable = (incoming > 0) & (outgoing > 0)
-            factors = torch.where(usable, (outgoing / incoming).sqrt(), torch.ones_like(incoming))
-            theta = theta * _factors(objective, pair, factors)
-    return theta
+        for number, layer in enumerate(units):
+            parts = layout.unflatten(rescale(theta.cpu().double(), layout, units, [log.exp() for log in logs]))
+            incoming, outgoing = _norms(parts, _weights(layer), layer.size), _norms(parts, layer.outgoing, layer.size)
+            alive = (incoming > 0) & (outgoing > 0)
+            ratio = torch.where(alive, outgoing / incoming.clamp_min(torch.finfo(torch.float64).tiny), 1.0).log() / 2
+            ratio = torch.where(alive, ratio - (ratio[alive].mean() if alive.any() else 0.0), 0.0)
+            bound = float(np.log(_LARGEST_SCALE))
+            logs[number] = (logs[number] + ratio).clamp(-bound, bound)
+    return [log.exp() for log in logs]
 
 
-def invariance(objective: Objective, kind: str = "filter", seed: int = 0) -> Invariance:
-    """Measure how much balancing the units, which leaves the function as it is, changes random slices.
+def unit_rescaling(
+    objective: Objective,
+    kind: str = "filter",
+    seed: int = 0,
+    draws: int = 3,
+    step: float = 0.1,
+    one_dimensional: str = "zero",
+) -> RescalingTest | None:
+    """Measure how a slice changes under a rescaling of single units that leaves the function as it is.
+
+    The units of every layer that `free_units` finds are balanced (`balanced_scales`), and the loss is measured at
+    alpha = +-step along directions drawn from the same seeds before and after: 4 draws + 4 passes over the
+    data. The balanced network is one of many that compute the same function; others would change the slice by more,
+    without bound.
 
     Args:
-        objective: Where the slices are centred.
-        kind: How the directions are normalized.
-        seed: Of the first direction.
+        objective: Of any model.
+        kind: Of random directions: filter, layer, weight or gaussian.
+        seed: Of the first direction; that of the slice gives the slice's own.
+        draws: How many directions.
+        step: Where on the line, in multiples of the direction.
+        one_dimensional: As for the slice.
+
+    Returns:
+        The test; None if no layer is found whose units are free.
+
+    Raises:
+        ValueError: If `draws` or `step` is not positive, or a direction cannot be made.
     """
-    pairs = rescalable_pairs(objective)
-    if not pairs:
-        return Invariance((), math.nan, math.nan)
-    few = objective.with_examples(min(2 * _EXAMPLES, len(objective.examples)))
-    before = _rises(few, few.theta, kind, seed)
-    after = _rises(few, balanced(objective, pairs), kind, seed)
-    ratio = float(after.mean() / before.mean())
-    spread = np.std(after - ratio * before, ddof=1) / math.sqrt(len(before))  # of a ratio of means, to first order
-    return Invariance(tuple(pairs), ratio, float(spread / abs(before.mean())))
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}.")
+    if not 0 < step < float("inf"):
+        raise ValueError(f"step must be positive and finite, got {step}.")
+    units = free_units(objective)
+    if not units:
+        return None
+    scales = balanced_scales(objective.theta, objective.layout, units)
+    points = (objective.theta, rescale(objective.theta, objective.layout, units, scales))
+    line = _Line(objective, points, kind, seed, step, one_dimensional)
+    centers = [objective.loss(point).item() for point in points]
+    items = [(which, draw) for draw in range(draws) for which in (0, 1)]
+    found = np.array([piece["loss"] for piece in resumable_map(_mean_of_sides, line, items, "rescaling")])
+    rises = found.reshape(draws, 2) - np.array(centers)
+    ratios = np.array([after / before for before, after in rises if before > 0 and after > 0])
+    log, log_error = map(float, mean_and_error(np.log(ratios))) if len(ratios) else (nan, nan)
+    return RescalingTest(
+        layers=tuple(layer.name for layer in units),
+        imbalances=tuple(_spread(one) for one in scales),
+        loss_change=abs(centers[1] - centers[0]),
+        step=step,
+        rise=float(rises[:, 0].mean()),
+        rescaled_rise=float(rises[:, 1].mean()),
+        change=exp(log) - 1,
+        standard_error=exp(log) * log_error,
+        draws=len(ratios),
+    )
 
 
-def _rises(objective: Objective, theta: Tensor, kind: str, seed: int) -> np.ndarray:
-    """Mean rise of the loss on both sides, for each of several directions."""
-    rows = [random_directions(theta, objective.layout, kind, 1, seed + n)[0] for n in range(_DIRECTIONS)]
-    ends = [theta + sign * _RADIUS * row for row in rows for sign in (1, -1)]
-    losses = objective.losses(torch.stack([theta, *ends])).cpu().numpy()
-    return np.asarray(losses[1:].reshape(_DIRECTIONS, 2).mean(axis=1) - losses[0])
+def invariance_warning(
+    objective: Objective,
+    kind: str = "filter",
+    seed: int = 0,
+    draws: int = 3,
+    step: float = 0.1,
+    one_dimensional: str = "zero",
+) -> str:
+    """Say in one sentence that a slice depends on how single units are scaled, where it measurably does.
+
+    Args:
+        objective: Of any model.
+        kind: Of the slice's directions. Only of random ones is anything said.
+        seed: Of the slice.
+        draws: Directions of the test, see `unit_rescaling`.
+        step: Where on the line it is measured, in multiples of the direction.
+        one_dimensional: Of the slice.
+
+    Returns:
+        The sentence; empty where no free unit is known, or the slice changes by less than 5% or by less than twice
+        the error of the measurement. That is no proof of invariance.
+    """
+    if kind not in SENSITIVE_KINDS:
+        return ""
+    test = unit_rescaling(objective, kind, seed, max(draws, 2), step, one_dimensional)
+    if test is None or not test.matters:
+        return ""
+    widest = int(np.argmax(test.imbalances))
+    more = f" and {len(test.layers) - 1} more" if len(test.layers) > 1 else ""
+    return (
+        f"not invariant: a rescaling of single units that leaves the function as it is (balancing {test.layers[widest]}"
+        f"{more}, by factors of typically {max(test.imbalances):.2g}) changes the rise of the loss at alpha = "
+        f"±{test.step:g} by {with_error(100 * test.change, 100 * test.standard_error)}% ({test.draws} directions); "
+        "weight-normalized directions (directions=weight) follow every such rescaling."
+    )
 
 
-def _candidates(objective: Objective) -> Iterator[Pair]:
-    modules = [(name, m) for name, m in objective.named_modules() if isinstance(m, _LAYERS + _NORMS)]
-    for (first, scaling), later in zip(modules, (modules[n + 1 :] for n in range(len(modules))), strict=True):
-        second = next((name for name, module in later if isinstance(module, _LAYERS)), None)
-        units = _units(scaling)
-        if second is None or not units or not {f"{first}.weight", f"{second}.weight"} <= set(objective.layout.names):
-            continue
-        reader: Any = dict(modules)[second]
-        if reader.weight.shape[1] % units == 0 and getattr(reader, "groups", 1) == 1:
-            yield Pair(first, second, units)
+def moved_parameters(objective: Objective, vectors: Tensor) -> str:
+    """Say in words which parameters a line, plane or volume moves, and which stay where they are.
+
+    Args:
+        objective: Whose parameters they are.
+        vectors: (D, P) the directions.
+
+    Returns:
+        For example "conv.weight, fc.weight: 35 of 45 parameters (78%); fixed: conv.bias, norm.weight, norm.bias;
+        BatchNorm keeps its stored statistics". Names that differ in numbers only are put together.
+    """
+    layout = objective.layout
+    touched = layout.unflatten((vectors != 0).any(dim=0).cpu())
+    sizes = dict(zip(layout.names, layout.sizes, strict=True))
+    moving = [name for name in layout.names if touched[name].any()]
+    fixed = [name for name in layout.names if name not in moving]
+    count = sum(int(touched[name].sum()) for name in moving)
+    words = [f"{patterns(moving) or 'nothing'}: {count:,} of {layout.size:,} parameters ({count / layout.size:.0%})"]
+    partly = [name for name in moving if int(touched[name].sum()) < sizes[name]]
+    if partly:
+        words.append(f"only in part: {patterns(partly)}")
+    if fixed:
+        words.append(f"fixed: {patterns(fixed)}")
+    if objective.parameters not in ("*", ["*"], ("*",)):
+        words.append(f"other parameters than {objective.parameters} do not vary")
+    if any(issubclass(kind, _BATCH_NORM) for kind in objective.module_types()):
+        words.append(f"BatchNorm {_STATISTICS[objective.normalization]}")
+    return "; ".join(words)
 
 
-def _units(module: nn.Module) -> int:
-    weight = module.weight
-    return len(weight) if isinstance(weight, Tensor) else 0
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
+_STATISTICS = {
+    "running": "keeps its stored statistics",
+    "batch": "uses the statistics of each batch",
+    "recalibrated": "is recalibrated at each point",
+}
 
 
-def _factors(objective: Objective, pair: Pair, factors: Tensor, outgoing: bool = True) -> Tensor:
-    """What every parameter (P,) is multiplied by when the units are."""
-    scales = {
-        n: torch.ones(s, dtype=torch.float64)
-        for n, s in zip(objective.layout.names, objective.layout.shapes, strict=True)
-    }
-    for name in (f"{pair.first}.weight", f"{pair.first}.bias"):
-        if name in scales:
-            scales[name] *= factors.cpu().view(-1, *(1,) * (scales[name].ndim - 1))
-    reader = scales[f"{pair.second}.weight"]
-    if outgoing:
-        reader /= _per_column(factors.cpu(), reader)
-    return objective.layout.flatten(scales).to(objective.theta)
+def patterns(names: Sequence[str], most: int = 6) -> str:
+    """Join names, those that differ in numbers only as one pattern.
+
+    >>> patterns(["conv.weight", "layers.0.weight", "layers.1.weight"])
+    'conv.weight, layers.*.weight (2)'
+    """
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    words = [f"{pattern} ({len(same)})" if len(same) > 1 else same[0] for pattern, same in groups.items()]
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + more
 
 
-def _per_column(values: Tensor, weight: Tensor) -> Tensor:
-    """One value for each column of a weight: a flattened image has several columns a channel."""
-    return values.repeat_interleave(weight.shape[1] // len(values)).view(1, -1, *(1,) * (weight.ndim - 2))
+@dataclass(frozen=True)
+class _Line:
+    """What all pieces of the test share."""
+
+    objective: Objective
+    points: tuple[Tensor, Tensor]
+    kind: str
+    seed: int
+    step: float
+    one_dimensional: str
 
 
-def _norms(objective: Objective, theta: Tensor, pair: Pair) -> tuple[Tensor, Tensor]:
-    """Norms (units,) of what comes into each unit and of what goes out."""
-    tensors = objective.layout.unflatten(theta)
-    incoming = tensors[f"{pair.first}.weight"].reshape(pair.units, -1).norm(dim=1)
-    weight = tensors[f"{pair.second}.weight"]
-    outgoing = weight.transpose(0, 1).reshape(pair.units, -1).norm(dim=1)
-    return incoming, outgoing
+def _mean_of_sides(line: _Line, item: tuple[int, int]) -> dict[str, float]:
+    """Mean of the loss at both sides of a point, along a direction made for this point."""
+    which, draw = item
+    theta, layout = line.points[which], line.objective.layout
+    (direction,) = random_directions(theta, layout, line.kind, 1, line.seed + draw, line.one_dimensional)
+    sides = [line.objective.loss(theta + sign * line.step * direction).item() for sign in (1, -1)]
+    return {"loss": sum(sides) / 2}
 
 
-def _equal(value: float, reference: float) -> bool:
-    return abs(value - reference) <= _EQUAL * max(abs(reference), 1e-3)
+def _weights(layer: FreeUnits) -> dict[str, Tensor]:
+    """What counts as incoming: weights where there are any, else the scale and shift of a normalization."""
+    return {name: index for name, index in layer.incoming.items() if index.ndim > 1} or layer.incoming
+
+
+def _norms(parts: dict[str, Tensor], indices: dict[str, Tensor], size: int) -> Tensor:
+    """Norm of each unit's entries in some parameters, (size,)."""
+    squares = torch.zeros(size, dtype=torch.float64)
+    for name, index in indices.items():
+        squares.index_add_(0, index.reshape(-1), parts[name].double().square().reshape(-1))
+    return squares.sqrt()
+
+
+def _spread(scales: Tensor) -> float:
+    return exp(float(scales.log().std(correction=0)))

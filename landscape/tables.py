@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+_REMARKS = {
+    "moved": "moved",
+    "invariance_warning": "warning",
+}  # attributes that are sentences, and what they begin with
+
+
 def number(value: object) -> str:
     """Write a value with four significant digits, or as it is where it is not a real number.
 
@@ -72,7 +78,14 @@ def summary(answer: xr.Dataset) -> str:
         lines.append(f"verdict: {clean(verdict)} ({clean(answer.attrs.get('verdict_reason', ''))})")
     if bad := nonfinite(answer):
         lines.append(f"non-finite: {bad} of {answer['loss'].size} points (kept as they are)")
-    return "\n".join(lines)
+    return "\n".join([*lines, *remarks(answer)])
+
+
+def remarks(answer: xr.Dataset) -> list[str]:
+    """What an answer says of itself in whole sentences: which parameters it moved, what it is not invariant to."""
+    return [
+        f"{word}: {clean(answer.attrs[name], limit=1000)}" for name, word in _REMARKS.items() if answer.attrs.get(name)
+    ]
 
 
 def eigenvalue_table(answer: xr.Dataset) -> str:
@@ -207,10 +220,12 @@ def describe(answer: xr.Dataset) -> str:
         }
         for name, v in answer.variables.items()
     ]
-    attributes = [f"  {clean(key)}: {clean(value)}" for key, value in answer.attrs.items()]
+    attributes = [f"  {clean(key)}: {clean(value)}" for key, value in answer.attrs.items() if key not in _REMARKS]
     parts = [f"dimensions: {sizes or 'none'}", table(variables)]
     if ("eigenvalue" in answer and "residual" in answer) or _is_sharpness(answer):
         parts.append(summary(answer))
+    elif sentences := remarks(answer):
+        parts.append("\n".join(sentences))
     return "\n\n".join([*parts, "\n".join(["how it was made:", *attributes])])
 
 

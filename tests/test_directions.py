@@ -229,6 +229,32 @@ def test_a_simulated_random_walk_has_the_stated_shares():
     assert made.explained_share == pytest.approx(made.random_walk_share, rel=0.02)
 
 
+def test_the_shares_of_a_random_walk_around_its_mean():
+    k = np.arange(1, 4)
+    assert D.random_walk_shares(10_000, 3, "mean") == pytest.approx(6 / (np.pi * k) ** 2, rel=1e-3)
+    assert sum(D.random_walk_shares(10_000, 2, "mean")) == pytest.approx(0.76, abs=1e-3)
+    n = 13
+    center = np.eye(n) - 1 / n
+    exact = np.linalg.eigvalsh(center @ np.minimum.outer(np.arange(n), np.arange(n)) @ center)[::-1]
+    assert D.random_walk_shares(n, 3, "mean") == pytest.approx((exact / exact.sum())[:3], rel=1e-12)
+    assert len(D.random_walk_shares(2, 5, "mean")) == 1
+    with pytest.raises(ValueError, match="centring must be end or mean, got 'start'"):
+        D.random_walk_shares(9, 2, "start")
+
+
+def test_a_simulated_random_walk_has_both_shares():
+    walk = torch.randn(201, 20_000, generator=seeded(1)).cumsum(0)
+    made = D.pca(walk, range(201), walk[-1])
+    assert made.mean_centred_share == pytest.approx(made.mean_centred_random_walk_share, rel=0.03)
+    assert sum(made.mean_centred_share) == pytest.approx(0.76, abs=0.02)
+    assert sum(made.explained_share) == pytest.approx(0.90, abs=0.02)
+    _, values, _ = np.linalg.svd((walk - walk.mean(dim=0)).double().numpy(), full_matrices=False)
+    assert made.mean_centred_share == pytest.approx((values**2 / (values**2).sum())[:2], rel=1e-6)
+    assert D.pca(walk, range(201), walk[-1], count=3).first(2).mean_centred_share == pytest.approx(
+        made.mean_centred_share, rel=1e-9
+    )
+
+
 def test_pca_needs_points_that_differ():
     theta = torch.zeros(5)
     with pytest.raises(ValueError, match="2 principal directions need 2 snapshots that differ from the end, got 1"):

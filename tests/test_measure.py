@@ -22,6 +22,7 @@ from landscape.objective import Objective
 from landscape.probes import (
     BUILT_IN,
     CriticalPoint,
+    CurvatureSurface,
     Layers,
     Sharpness,
     Slice,
@@ -264,7 +265,7 @@ def test_every_built_in_probe_can_be_asked(store):
     objective = Objective(built(perceptron), vectors(), loss=F.cross_entropy)
     probes = (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1), SpectralDensity(steps=3), Trace(), Layers())
     probes += (CriticalPoint(k=1), Sharpness(measures="eigenvalue"), SubspaceOverlap(k=1, minibatch=2, draws=2))
-    probes += (Stability(lr=0.1, optimizer="sgd"),)
+    probes += (Stability(lr=0.1, optimizer="sgd"), CurvatureSurface(resolution=1))
     answers = [ask(probe, objective, store) for probe in probes]
     assert {answer.attrs["probe_class"] for answer in answers} == set(BUILT_IN.values())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from landscape.probes.critical import CriticalPoint
+    from landscape.probes.curvature_surface import CurvatureSurface
     from landscape.probes.density import SpectralDensity
     from landscape.probes.layers import Layers
     from landscape.probes.sharpness import Sharpness
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 BUILT_IN = {
     "slice": "landscape.probes.slices:Slice",
     "surface": "landscape.probes.slices:Surface",
+    "curvature-surface": "landscape.probes.curvature_surface:CurvatureSurface",
     "spectrum": "landscape.probes.spectrum:Spectrum",
     "critical-point": "landscape.probes.critical:CriticalPoint",
     "sharpness": "landscape.probes.sharpness:Sharpness",
@@ -31,6 +33,7 @@ BUILT_IN = {
 __all__ = [
     "BUILT_IN",
     "CriticalPoint",
+    "CurvatureSurface",
     "Layers",
     "Sharpness",
     "Slice",

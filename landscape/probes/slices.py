@@ -12,11 +12,11 @@ import xarray as xr
 
 from landscape.directions import KINDS, ONE_DIMENSIONAL, RANDOM_KINDS, Directions, coordinates, cosine
 from landscape.evaluation import PRECISIONS
-from landscape.execution import recalled
 from landscape.grids import AXES, Grid, axis, most_points, sets_of_directions
 from landscape.objective import Objective
 from landscape.ranges import radius_of_rise
-from landscape.rescaling import invariance
+from landscape.rescaling import invariance_warning, moved_parameters
+from landscape.roughness import shape_numbers
 
 Radius = float | Literal["auto"]
 SAMPLINGS = ("full", "adaptive")
@@ -181,21 +181,18 @@ def _told(probe: Slice | Surface, grid: Grid, answer: xr.Dataset) -> xr.Dataset:
     answer.attrs["precision"] = probe.precision if probe.precision != "full" else str(grid.objective.dtype)[6:]
     if isinstance(probe, Surface):
         answer.attrs["sampling"] = probe.sampling
-    if probe.directions in ("filter", "layer") and (warning := _invariance_warning(probe, grid)):
+    answer.attrs["moved"] = moved_parameters(grid.objective, grid.vectors[0])
+    kind = str(probe.directions)
+    if warning := invariance_warning(grid.objective, kind, probe.seed, one_dimensional=probe.one_dimensional):
         answer.attrs["invariance_warning"] = warning
     if probe.radius == "auto":
         about = {"units": "multiples of the direction", "long_name": "radius at which the loss has risen by `rise`"}
         for name, values in grid.axes.items():
             answer[f"radius_{name}"] = ((), float(np.max(np.abs(values))), about)
         answer["rise"] = ((), probe.rise, {"units": "1", "long_name": "factor on the loss of the checkpoint"})
-    return grid.precision_errors(answer) if probe.precision != "full" else answer
-
-
-def _invariance_warning(probe: Slice | Surface, grid: Grid) -> str:
-    def measure() -> dict[str, Any]:
-        return {"warning": invariance(grid.objective, str(probe.directions), probe.seed).warning}
-
-    return str(recalled("invariance", b"", measure)["warning"])
+    if probe.precision != "full":
+        answer = grid.precision_errors(answer)
+    return answer.merge(shape_numbers(answer))
 
 
 def _with_cosines(answer: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -228,8 +225,8 @@ def _with_path(answer: xr.Dataset, directions: str | Directions, grid: Grid) -> 
     about = {"units": "nats", "long_name": "loss of the plane where the step is projected"}
     answer["trajectory_plane_loss"] = ("snapshot", under["loss"], about)
     if plane.explained_share:
-        answer["explained_share"] = ("component", list(plane.explained_share))
-        answer["random_walk_share"] = ("component", list(plane.random_walk_share))
+        for name in ("explained_share", "random_walk_share", "mean_centred_share", "mean_centred_random_walk_share"):
+            answer[name] = ("component", list(getattr(plane, name)))
     return answer
 
 
