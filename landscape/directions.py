@@ -262,9 +262,9 @@ def random_walk_shares(length: int, count: int = 2, centring: str = "end") -> li
     """Shares of variance that the principal components of a random walk in many dimensions explain.
 
     Centred at the walk's end, the Gram matrix of the n points before it is min(i, j), with the eigenvalues
-    1 / (4 sin^2((2 k - 1) pi / (4 n + 2))); the shares go to 8 / (pi^2 (2 k - 1)^2), 0.90 in two. Centred at the mean of
-    n points it is the inverse of the Laplacian of a path, 1 / (4 sin^2(k pi / (2 n))) for k < n, and the shares go to
-    6 / (pi^2 k^2), 0.76 in two.
+    1 / (4 sin^2((2 k - 1) pi / (4 n + 2))); the shares go to 8 / (pi^2 (2 k - 1)^2), 0.90 in two. Centred at the mean
+    of n points it is the inverse of the Laplacian of a path, 1 / (4 sin^2(k pi / (2 n))) for k < n, and the shares go
+    to 6 / (pi^2 k^2), 0.76 in two.
 
     Args:
         length: Number of points n, without the end where the walk is centred there.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from landscape.adaptive import Sampled, sample
-from landscape.directions import Directions, directions_for, step_ratio
+from landscape.directions import KINDS, ONE_DIMENSIONAL, Directions, directions_for, step_ratio
 from landscape.evaluation import Evaluator, Plan, default_plan
 from landscape.execution import num_workers, recalled, resumable_map, wanted_threads
 from landscape.objective import Objective
@@ -154,7 +154,9 @@ class Grid:
         for name in self.center:
             answer[name] = (self.dims, stacked([found.values[name] for found in sets]), described(name))
         answer["evaluated"] = (self.dims, stacked([found.computed for found in sets]), _EVALUATED)
-        return self._with_center(answer.merge(self._true_points(sets, np.array(places))).assign_attrs(_told(sets)))
+        return self._with_center(
+            answer.merge(self._true_points(sets, np.array(places))).assign_attrs(_sampling_told(sets))
+        )
 
     def per_seed(self, values: Sequence[float], **attrs: str) -> xr.DataArray:
         """One number for each set of directions, or the only one."""
@@ -247,7 +249,7 @@ class Grid:
 _EVALUATED = {"long_name": "computed; elsewhere a spline through the computed points stands"}
 
 
-def _told(sets: Sequence[Sampled]) -> dict[str, Any]:
+def _sampling_told(sets: Sequence[Sampled]) -> dict[str, Any]:
     """What a reader of an adaptive answer must know."""
     sampled = [found for found in sets if not found.is_full]
     words = "polyharmonic spline through all computed points, of the logarithm where the loss is positive"
@@ -281,6 +283,58 @@ def sets_of_directions(
 ) -> list[Directions]:
     """Make one set of directions for each seed."""
     return [directions_for(kind, objective, count, seed, one_dimensional) for seed in seeds]
+
+
+def require_directions(directions: str | Directions, one_dimensional: str) -> None:
+    """Make sure that directions can be made.
+
+    Raises:
+        ValueError: If a word is unknown.
+    """
+    if isinstance(directions, str) and directions not in KINDS:
+        raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {directions!r}.")
+    if one_dimensional not in ONE_DIMENSIONAL:
+        raise ValueError(f"one_dimensional must be zero or copy, got {one_dimensional!r}.")
+
+
+def require_axes(
+    resolution: Sequence[Any],
+    radius: Sequence[Any],
+    center: Sequence[Any],
+    counts: Sequence[int],
+    can_be_auto: bool = True,
+) -> None:
+    """Make sure that numbers, one an axis, make a grid.
+
+    Args:
+        resolution: Points along each axis.
+        radius: Half the length of each axis; ``auto`` for all where that is allowed.
+        center: Its middle.
+        counts: How many axes there may be.
+        can_be_auto: Whether the radius may be found by itself.
+
+    Raises:
+        ValueError: If the numbers are of different length, or out of range.
+    """
+    if len({len(resolution), len(radius), len(center)}) > 1 or len(resolution) not in counts:
+        words = " or ".join(map(str, counts))
+        raise ValueError(
+            f"resolution, radius and center are each one value for all axes, or one an axis ({words} axes); got "
+            f"{resolution}, {radius} and {center}."
+        )
+    if any(not isinstance(n, int) or n < 1 for n in resolution):
+        raise ValueError(f"resolution must be whole numbers of at least 1, got {_told(resolution)}.")
+    is_auto = can_be_auto and all(r == "auto" for r in radius)
+    if not is_auto and any(isinstance(r, str) or not (np.isfinite(r) and r > 0) for r in radius):
+        words = ", or auto" if can_be_auto else ""
+        raise ValueError(f"radius must be positive and finite{words}; got {_told(radius)}.")
+    if not np.isfinite(center).all():
+        raise ValueError(f"center must be finite, got {_told(center)}.")
+
+
+def _told(values: Sequence[Any]) -> str:
+    """Values for a message: one, or several where they differ."""
+    return repr(values[0]) if len(set(values)) == 1 else repr(tuple(values))
 
 
 def described(name: str) -> dict[str, str]:

@@ -225,11 +225,11 @@ def test_the_axes_may_be_eigenvectors_or_a_trajectory():
     [
         ({"directions": "random"}, "directions must be one of filter, layer, weight, gaussian, hessian"),
         ({"one_dimensional": "ones"}, "one_dimensional must be zero or copy, got 'ones'"),
-        ({"resolution": (3, 3, 3)}, "each one value for both axes or a pair"),
+        ({"resolution": (3, 3, 3)}, "each one value for all axes, or one an axis"),
         ({"resolution": 0}, "resolution must be whole numbers of at least 1, got 0"),
         ({"resolution": 2.5}, "resolution must be whole numbers"),
         ({"resolution": 101}, "a grid of 10,201 points is as many eigenvalue problems; at most 10,000"),
-        ({"radius": 0.0}, "radius must be positive and finite, got 0.0"),
+        ({"radius": 0.0}, "radius must be positive and finite; got 0.0"),
         ({"center": float("inf")}, "center must be finite, got inf"),
         ({"tol": 1.0}, "tol must lie between 0 and 1, got 1.0"),
         ({"max_matvecs": 1}, "max_matvecs must be at least 2, got 1"),

@@ -189,7 +189,7 @@ def test_pieces_of_processes_are_journalled(processes):
         answer = Slice(resolution=11)(cnn())
     with working(Work(SerialExecutor(), notebook)):
         again = Slice(resolution=11)(cnn())
-    assert len(notebook.pages) == 12  # plan, invariance and ten points; the centre is the checkpoint itself
+    assert len(notebook.pages) == 11  # the plan and ten points; the centre is the checkpoint itself
     assert again.identical(answer)
 
 

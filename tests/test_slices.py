@@ -129,6 +129,7 @@ def test_everything_that_is_said_of_an_answer():
     assert set(answer.data_vars) == {
         *("loss", "accuracy", "test_loss", "test_accuracy", "done", "cosine", "step_ratio_alpha", "step_ratio_beta"),
         *("center_loss", "center_accuracy", "center_test_loss", "center_test_accuracy"),
+        *("roughness", "total_variation", "nonconvex_share", "width", "width_num_censored"),
     }
     assert answer.done.values.all()
     assert answer.done.dtype == bool
@@ -139,6 +140,8 @@ def test_everything_that_is_said_of_an_answer():
     assert answer.beta.attrs["long_name"] == "random filter direction 2"
     assert answer.attrs == {
         **{"directions": "filter", "num_points": 9, "num_non_finite": 0, "sampling": "full", "precision": "float32"},
+        "moved": "conv.weight, fc.weight: 39 of 52 parameters (75%); fixed: conv.bias, norm.weight, norm.bias, "
+        "fc.bias; BatchNorm keeps its stored statistics",
         "evaluation_plan": default_plan(objective).to_json(),
     }
 
@@ -286,7 +289,7 @@ def test_fields_are_checked(fields, message):
 
 @pytest.mark.parametrize("fields", [{"resolution": (3,) * 4}, {"radius": (1.0,)}, {"center": (0.0, 0.0, 0.0)}])
 def test_axes_are_two_or_three(fields):
-    with pytest.raises(ValueError, match="each one value for all axes, or one an axis: a pair for a plane, three"):
+    with pytest.raises(ValueError, match=r"each one value for all axes, or one an axis \(2 or 3 axes\)"):
         Surface(**fields)
 
 

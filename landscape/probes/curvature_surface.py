@@ -13,9 +13,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.directions import KINDS, ONE_DIMENSIONAL, Directions, cosine, directions_for, step_ratio
+from landscape.directions import Directions, cosine, directions_for, step_ratio
 from landscape.eigen import eigenpairs
 from landscape.execution import quiet_progress, resumable_map
+from landscape.grids import axis, require_axes, require_directions
 from landscape.lanczos import NotFiniteError
 from landscape.objective import Objective
 from landscape.operators import Hessian
@@ -91,7 +92,7 @@ class CurvatureSurface:
             )
         made = directions_for(self.directions, objective, 2, self.seed, self.one_dimensional)
         resolution, radius, middle = _both(self.resolution), _both(self.radius), _both(self.center)
-        axes = [_axis(*values) for values in zip(resolution, radius, middle, strict=True)]
+        axes = [axis(*values) for values in zip(resolution, radius, middle, strict=True)]
         plane = _Plane(objective, made.vectors, self.tol, self.seed, self.max_matvecs)
         points = resumable_map(_measure, plane, list(product(*axes)))
         answer = _laid_out(points, axes, made.labels)
@@ -181,7 +182,7 @@ def _with_shares(answer: xr.Dataset) -> xr.Dataset:
     """Add the ratio of the ends with its error, and how many points are what."""
     largest, smallest = answer["largest_eigenvalue"], answer["smallest_eigenvalue"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.abs(smallest / largest)
+        ratio = abs(smallest / largest)
         # The ratio moves by |ds / largest| and |ratio dl / largest|, to first order.
         error = (answer["smallest_residual"] + ratio * answer["largest_residual"]) / np.abs(largest)
     answer["eigenvalue_ratio"] = ratio.assign_attrs(units="1", long_name="|smallest / largest Hessian eigenvalue|")
@@ -197,39 +198,18 @@ def _with_shares(answer: xr.Dataset) -> xr.Dataset:
     return answer.assign_attrs(num_points=int(known.size), num_non_finite=int((~known).sum()))
 
 
-def _axis(resolution: int, radius: float, center: float) -> NDArray[np.float64]:
-    """Coordinates from center - radius to center + radius; the middle of an odd number is exactly the center."""
-    if resolution == 1:
-        return np.array([center], dtype=np.float64)
-    half = (resolution - 1) / 2
-    return np.asarray(center + radius * ((np.arange(resolution) - half) / half), dtype=np.float64)
-
-
 def _both(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value, value)
 
 
 def _check(probe: CurvatureSurface, resolution: Sequence[Any], radius: Sequence[Any], center: Sequence[Any]) -> None:
-    if isinstance(probe.directions, str) and probe.directions not in KINDS:
-        raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {probe.directions!r}.")
-    if probe.one_dimensional not in ONE_DIMENSIONAL:
-        raise ValueError(f"one_dimensional must be zero or copy, got {probe.one_dimensional!r}.")
-    if not len(resolution) == len(radius) == len(center) == 2:
-        raise ValueError(
-            "resolution, radius and center are each one value for both axes or a pair, got "
-            f"{probe.resolution!r}, {probe.radius!r} and {probe.center!r}."
-        )
-    if any(not isinstance(n, int) or n < 1 for n in resolution):
-        raise ValueError(f"resolution must be whole numbers of at least 1, got {probe.resolution!r}.")
+    require_directions(probe.directions, probe.one_dimensional)
+    require_axes(resolution, radius, center, counts=(2,), can_be_auto=False)
     if math.prod(resolution) > _MOST_POINTS:
         raise ValueError(
             f"a grid of {math.prod(resolution):,} points is as many eigenvalue problems; at most {_MOST_POINTS:,} are "
             "solved in one answer, so lower resolution."
         )
-    if any(not (np.isfinite(r) and r > 0) for r in radius):
-        raise ValueError(f"radius must be positive and finite, got {probe.radius!r}.")
-    if not np.isfinite(center).all():
-        raise ValueError(f"center must be finite, got {probe.center!r}.")
     if not 0 < probe.tol < 1:
         raise ValueError(f"tol must lie between 0 and 1, got {probe.tol}.")
     if probe.max_matvecs is not None and probe.max_matvecs < 2:

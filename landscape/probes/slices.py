@@ -10,9 +10,17 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from landscape.directions import KINDS, ONE_DIMENSIONAL, RANDOM_KINDS, Directions, coordinates, cosine
+from landscape.directions import RANDOM_KINDS, Directions, coordinates, cosine
 from landscape.evaluation import PRECISIONS
-from landscape.grids import AXES, Grid, axis, most_points, sets_of_directions
+from landscape.grids import (
+    AXES,
+    Grid,
+    axis,
+    most_points,
+    require_axes,
+    require_directions,
+    sets_of_directions,
+)
 from landscape.objective import Objective
 from landscape.ranges import radius_of_rise
 from landscape.rescaling import invariance_warning, moved_parameters
@@ -245,21 +253,16 @@ def _each(value: Any, count: int) -> tuple[Any, ...]:
 
 
 def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[Any], center: Sequence[Any]) -> None:
-    if isinstance(probe.directions, str) and probe.directions not in KINDS:
-        raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {probe.directions!r}.")
-    if probe.one_dimensional not in ONE_DIMENSIONAL:
-        raise ValueError(f"one_dimensional must be zero or copy, got {probe.one_dimensional!r}.")
+    require_directions(probe.directions, probe.one_dimensional)
     if probe.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {probe.precision!r}.")
-    sizes = {len(resolution), len(radius), len(center)}
-    if len(sizes) > 1 or (isinstance(probe, Surface) and len(resolution) not in (2, 3)):
+    require_axes(resolution, radius, center, counts=(2, 3) if isinstance(probe, Surface) else (1,))
+    if probe.radius == "auto" and any(center):
         raise ValueError(
-            "resolution, radius and center are each one value for all axes, or one an axis: a pair for a plane, three "
-            f"for a volume; got {probe.resolution!r}, {probe.radius!r} and {probe.center!r}."
+            f"an automatic radius is found around the checkpoint, so center must be 0, got {probe.center!r}."
         )
-    if any(not isinstance(n, int) or n < 1 for n in resolution):
-        raise ValueError(f"resolution must be whole numbers of at least 1, got {probe.resolution!r}.")
-    _check_radius(probe, radius, center)
+    if not 1 < probe.rise < float("inf"):
+        raise ValueError(f"rise must be a factor above 1, got {probe.rise}.")
     if probe.seeds < 1 or probe.seed < 0:
         raise ValueError(f"seeds must be at least 1 and seed at least 0, got {probe.seeds} and {probe.seed}.")
     if probe.seeds > 1 and probe.directions not in RANDOM_KINDS:
@@ -270,15 +273,3 @@ def _check(probe: Slice | Surface, resolution: Sequence[int], radius: Sequence[A
             f"a grid of {points:,} points does not fit the memory of this machine (at most {most_points():,}); "
             "lower resolution or seeds."
         )
-
-
-def _check_radius(probe: Slice | Surface, radius: Sequence[Any], center: Sequence[Any]) -> None:
-    is_auto = probe.radius == "auto"
-    if not is_auto and any(isinstance(r, str) or not (np.isfinite(r) and r > 0) for r in radius):
-        raise ValueError(f"radius must be positive and finite, or auto; got {probe.radius!r}.")
-    if not np.isfinite(center).all():
-        raise ValueError(f"center must be finite, got {probe.center!r}.")
-    if is_auto and any(center):
-        raise ValueError(f"an automatic radius is found around the checkpoint, so center must be 0: {probe.center}.")
-    if not 1 < probe.rise < float("inf"):
-        raise ValueError(f"rise must be a factor above 1, got {probe.rise}.")
