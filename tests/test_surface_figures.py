@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from scipy.interpolate import RegularGridInterpolator
 
 from landscape import figures
+from landscape.figures.level_labels import label_levels
 from landscape.figures.planes import Plane, Scale
 from landscape.figures.style import notes
 from tests.answers import curvature_answer, surface_answer, volume_answer
@@ -75,12 +76,28 @@ def test_no_number_stands_on_another_or_on_a_mark(width, tmp_path: Path):
             assert not box.overlaps(step.get_window_extent().shrunk(0.7, 0.7))
 
 
+def upright(levels: list[float], avoid: list[tuple[float, float]] | None = None) -> list[Text]:
+    """The numbers on upright lines at these places."""
+    with figures.paper_style():
+        figure = Figure(figsize=(3.25, 2.3))
+        ax = figure.add_subplot(xlim=(-1, 1), ylim=(-1, 1))
+        across = np.linspace(-1, 1, 41)
+        drawn = ax.contour(across, across, np.tile(across, (41, 1)), levels=levels)
+        label_levels(ax, drawn, levels, np.array(avoid or []))
+    return level_labels(figure)
+
+
 def test_lines_that_stand_too_close_have_no_numbers():
-    answer = surface_answer(resolution=(41, 41))
-    steep = answer.assign(loss=10.0 ** (30 * (answer.alpha + 0 * answer.beta)))
-    assert len(level_labels(figures.contour(steep))) < 18
-    crowded = answer.assign(loss=2 + np.sin(60 * answer.alpha) * np.cos(60 * answer.beta))
-    assert level_labels(figures.contour(crowded)) == []
+    assert [label.get_text() for label in upright([-0.5, 0, 0.5])] == ["−0.5", "0", "0.5"]
+    # The axes are about 180 points wide: these lines stand two points apart, and a number is five high.
+    assert upright([-0.02, 0, 0.02]) == []
+
+
+def test_a_number_makes_way_for_a_mark():
+    (label,) = upright([0.0])
+    (moved,) = upright([0.0], [label.get_position()])
+    assert abs(moved.get_position()[1] - label.get_position()[1]) > 0.05
+    assert upright([0.0], [(0.0, y) for y in np.linspace(-1, 1, 50)]) == []
 
 
 def test_a_flat_surface_has_no_levels_to_label():
@@ -114,6 +131,15 @@ def test_computed_points_are_dotted_and_the_error_of_the_others_is_written():
     assert "interpolated" not in said(figures.contour(surface_answer()))
     unknown = answer.assign_attrs(error_p95=np.nan, error_max=np.nan)
     assert "held-out" not in said(figures.contour(unknown))
+
+
+def test_a_window_that_the_loss_chose_and_a_low_precision_are_told():
+    answer = surface_answer().assign_attrs(radius_alpha=0.8123, radius_beta=0.4, rise=10.0, precision="bfloat16")
+    for figure in (figures.contour(answer), figures.contours_side_by_side([answer, answer], ["a", "b"])):
+        assert "radius chosen: α 0.812, β 0.4, where the loss has risen by a factor of 10" in said(figure)
+        assert "computed in bfloat16" in said(figure)
+    plain = said(figures.contour(surface_answer().assign_attrs(precision="float32")))
+    assert "radius" not in plain and "float32" not in plain
 
 
 def test_error_is_one_minus_accuracy():

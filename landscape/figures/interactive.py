@@ -125,7 +125,7 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
     """
     from jinja2 import Environment, StrictUndefined
 
-    closer = {axis: 0.68 * place for axis, place in _EYE.items()}
+    closer = {axis: 0.8 * place for axis, place in _EYE.items()}
     figure = figure.update_layout(scene_camera_eye=closer, font_size=14)
     drawn = figure.to_html(
         full_html=False,

@@ -85,6 +85,23 @@ def sampling_note(answer: xr.Dataset) -> str:
     return f"{computed:,} of {size:,} points computed, the others interpolated{held_out}"
 
 
+def window_note(answer: xr.Dataset) -> str:
+    """How wide the window was chosen to be, where the loss chose it, and a precision below that of the network."""
+    radii = {SYMBOLS[axis]: stored(answer, f"radius_{axis}") for axis in SYMBOLS if axis in answer.dims}
+    chosen = [f"{symbol} {radius:.3g}" for symbol, radius in radii.items() if radius is not None]
+    rise = stored(answer, "rise")
+    factor = f", where the loss has risen by a factor of {rise:.3g}" if rise is not None else ""
+    precision = clean(answer.attrs.get("precision", "float32"), 20)
+    return "; ".join(
+        text
+        for text in (
+            f"radius chosen: {', '.join(chosen)}{factor}" if chosen else "",
+            f"computed in {precision}" if precision not in ("float32", "float64") else "",
+        )
+        if text
+    )
+
+
 def at_seed(answer: xr.Dataset, seed: int) -> xr.Dataset:
     """One direction seed of an answer, by its position; the answer itself where it has only one.
 

@@ -25,6 +25,7 @@ from landscape.figures.labels import (
     seed_note,
     share_note,
     unit_note,
+    window_note,
 )
 from landscape.figures.planes import Plane, Scale, num_lines
 from landscape.figures.reliefs import draw_relief
@@ -260,7 +261,7 @@ def _notes(panels: Sequence[Panel]) -> list[str]:
     broken = sum(panel.plane.values.size - panel.plane.finite.size for panel in panels)
     total = sum(panel.plane.values.size for panel in panels)
     lines = [f"{count(broken, 'non-finite point')} of {total:,} (hatched)" if broken else ""]
-    for describe in (_direction_note, unit_note, sampling_note, share_note, _off_plane):
+    for describe in (_direction_note, unit_note, window_note, sampling_note, share_note, _off_plane):
         said = {panel.title: describe(panel.answer) for panel in panels}
         alike = set(said.values())
         lines += list(alike) if len(alike) == 1 else [f"{title}: {text}" for title, text in said.items() if text]

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.colors import BoundaryNorm, LogNorm, Normalize
 from numpy.typing import NDArray
 
-from landscape.figures.labels import sampling_note, share_note
+from landscape.figures.labels import sampling_note, share_note, window_note
 from landscape.figures.scales import finite, is_wide, linear_levels, log_levels
 from landscape.figures.style import NOTE_WIDTH, count
 from landscape.figures.trajectories import Trajectory
@@ -136,4 +136,4 @@ def warnings_of(answer: xr.Dataset, plane: Plane, trajectory: Trajectory | None,
     missing = plane.values.size - plane.finite.size
     points = f"{count(missing, 'non-finite point')} of {plane.values.size:,} ({gaps})" if missing else ""
     off_plane = trajectory.off_plane_note() if trajectory else ""
-    return [points, sampling_note(answer), share_note(answer), off_plane]
+    return [window_note(answer), points, sampling_note(answer), share_note(answer), off_plane]

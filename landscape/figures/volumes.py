@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from landscape.figures.contours import add_bar, draw_plane, write_levels
-from landscape.figures.labels import SYMBOLS, direction_words, quantity, sampling_note, unit_note
+from landscape.figures.labels import SYMBOLS, direction_words, quantity, sampling_note, unit_note, window_note
 from landscape.figures.planes import Plane, Scale, metric_of, num_lines
 from landscape.figures.scales import number, round_ticks
 from landscape.figures.style import BLACK, WIDTHS, Width, count, note_under, styled
@@ -43,7 +43,13 @@ def volume_slices(volume: xr.Dataset, *, metric: str = "loss", width: Width = "s
     scale = Scale.over(planes)
     columns = 2 if width == "single" else 3
     rows = -(-3 // columns)
-    lines = [f"α, β, γ: {direction_words(volume)}", unit_note(volume), _gaps(volume, metric), sampling_note(volume)]
+    lines = [
+        f"α, β, γ: {direction_words(volume)}",
+        unit_note(volume),
+        window_note(volume),
+        _gaps(volume, metric),
+        sampling_note(volume),
+    ]
     side = (WIDTHS[width] - 0.95) / columns
     height = rows * (side * max(plane.shape for plane in planes) + 0.42) + 0.2 + 0.1 * num_lines(lines)
     figure = Figure(figsize=(WIDTHS[width], height), layout="constrained")
