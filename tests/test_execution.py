@@ -252,7 +252,7 @@ def test_an_interruption_does_not_wait_for_slow_pieces():
 
 
 def folder_of_the_shared_file(_shared, item):
-    from landscape.execution import _loaded
+    from landscape.execution.worker import _loaded
 
     return {"there": float(Path(next(iter(_loaded))).parent == Path(item))}
 
