@@ -20,6 +20,8 @@ KEPT_IN = {
     "plotly": (ORDER, "landscape/figures/"),
     "click": (ORDER, "cli.py"),
     "fcntl": (ORDER, "landscape/store/"),
+    "dask": (ORDER, "landscape/execution/cluster.py"),
+    "distributed": (ORDER, "landscape/execution/cluster.py"),
     "pyhessian": (ORDER, "landscape/verify.py"),
 }
 

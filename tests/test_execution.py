@@ -218,9 +218,12 @@ def test_an_objective_that_was_sent_is_the_same():
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dask", "processes:0", "processes:two", "serial:2", "", "threads"])
+@pytest.mark.parametrize("name", ["dask", "dask:", "processes:0", "processes:two", "serial:2", "", "threads"])
 def test_unknown_executors(name):
-    with pytest.raises(ValueError, match="executor must be serial, processes or processes:N, got"), open_executor(name):
+    with (
+        pytest.raises(ValueError, match="executor must be serial, processes, processes:N or dask:"),
+        open_executor(name),
+    ):
         pass
 
 
@@ -228,7 +231,7 @@ def test_executors_by_name():
     with open_executor() as executor:
         assert isinstance(executor, SerialExecutor)
     with open_executor("processes") as executor:
-        assert executor._max_workers == os.cpu_count()
+        assert executor.num_workers == os.cpu_count()
 
 
 def test_an_answer_is_a_dict():
@@ -237,7 +240,7 @@ def test_an_answer_is_a_dict():
 
 
 def slow(_shared, item):
-    time.sleep(5)
+    time.sleep(20)
     return {"value": float(item)}
 
 
@@ -247,14 +250,12 @@ def test_an_interruption_does_not_wait_for_slow_pieces():
     with pytest.raises(KeyboardInterrupt), open_executor("processes:1") as pool, working(Work(pool)):
         alarm.start()
         resumable_map(slow, None, range(8))
-    # The chunk of eight pieces takes 40 s; whoever waits for its first piece alone needs 5 s after the alarm.
+    # Whoever waits for the piece that is being computed needs 20 s.
     assert time.monotonic() - started < 7
 
 
 def folder_of_the_shared_file(_shared, item):
-    from landscape.execution.worker import _loaded
-
-    return {"there": float(Path(next(iter(_loaded))).parent == Path(item))}
+    return {"there": float(len(list(Path(item).glob(".shared-*"))))}
 
 
 def test_what_is_sent_lies_in_the_scratch_folder_and_is_removed(tmp_path):

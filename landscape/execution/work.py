@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from landscape.execution.engines import SerialExecutor
+from landscape.execution.engines import SerialExecutor, engine_of
 
 _SYNC_SECONDS = 1.0  # a sequence of short steps waits for the disk at most this often
 
@@ -98,7 +97,7 @@ def num_workers() -> int:
     work = _current.get()
     if work is None or isinstance(work.executor, SerialExecutor):
         return 1
-    return getattr(work.executor, "_max_workers", None) or os.cpu_count() or 1
+    return engine_of(work.executor).num_workers
 
 
 def wanted_threads() -> int | None:
