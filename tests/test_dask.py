@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,8 +25,9 @@ from landscape.execution.cluster import run_guarded
 from landscape.execution.engines import Processes
 from landscape.execution.worker import Parcel
 from landscape.probes import Slice, Surface
-from tests.commands import environment
-from tests.test_execution import Notebook, cnn, failing, squared
+from landscape.store import Journal, Store
+from tests.commands import TINY, environment, landscape, start
+from tests.test_execution import Notebook, cnn, failing, poisoned, slowly, squared
 
 distributed = pytest.importorskip("distributed")
 
@@ -254,17 +256,6 @@ def test_the_other_executors_do_not_import_dask():
 # --- losses -------------------------------------------------------------------------------------------------------
 
 
-def slowly(_shared, item):
-    time.sleep(0.05)
-    return {"value": float(item), "worker": os.getpid()}
-
-
-def poisoned(_shared, item):
-    if item == 3:
-        os._exit(1)
-    return slowly(None, item)
-
-
 def kill_once(notebook: Notebook, pieces: int) -> threading.Thread:
     """Kill -9 whoever computed the first piece, once so many are journalled."""
 
@@ -317,3 +308,69 @@ def test_a_lost_scheduler_ends_the_work_and_keeps_what_is_finished():
             with working(Work(engine, notebook, lose)):
                 resumable_map(slowly, None, range(400))
     assert 4 <= len(notebook.pages) < 400
+
+
+# --- the driver ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    done = landscape("train", *TINY, "--out", run)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def started(*arguments, run):
+    """A command that has journalled points already."""
+    process = start(*arguments)
+    while process.poll() is None and not list(run.glob("*.journal")):
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_goes_on_to_the_same_digest(local, trained, tmp_path):
+    surface = ("probe", "surface", "--resolution", "41", "--batch-size", "64")
+    whole, run = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, run):
+        shutil.copytree(trained, folder)
+    assert landscape(*surface, whole).returncode == 0
+    on_dask = (*surface, run, "--executor", f"dask:{local.scheduler_address}")
+    with started(*on_dask, run=run) as process:
+        time.sleep(0.3)
+        assert process.poll() is None
+        process.kill()
+    (journal,) = run.glob("*.journal")
+    assert 0 < len(Journal(journal).records()) < 41**2
+    done = landscape(*on_dask)
+    assert done.returncode == 0, done.stderr
+    (name,) = Store(whole).names("surface-*")
+    digests = {Store(folder).read(name).attrs["content_digest"] for folder in (whole, run)}
+    assert len(digests) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("executor", ["dask", "processes:2"])
+def test_a_signal_to_the_driver_ends_it_within_seconds_and_its_tasks_too(local, trained, tmp_path, number, executor):
+    import psutil
+
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    name = f"dask:{local.scheduler_address}" if executor == "dask" else executor
+    process = started("probe", "surface", "--resolution", "401", run, "--executor", name, run=run)
+    while process.poll() is None and not any(len(Journal(path).records()) > 10 for path in run.glob("*.journal")):
+        time.sleep(0.1)
+    family = psutil.Process(process.pid).children(recursive=True)
+    before = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert time.monotonic() - before < 5
+    assert process.returncode == 128 + number, errors
+    assert "To go on: landscape probe surface --resolution 401" in errors
+    assert psutil.wait_procs(family, timeout=3)[1] == []
+    deadline = time.monotonic() + 3
+    while local.scheduler.tasks and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not local.scheduler.tasks
