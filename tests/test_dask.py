@@ -108,6 +108,7 @@ def test_a_worker_with_several_threads_computes_one_task_at_a_time(engine):
         assert {a["together"] for a in resumable_map(together, None, range(30))} == {1}
 
 
+@pytest.mark.slow
 def test_a_command_waits_for_the_first_worker_with_the_resources():
     with (
         distributed.LocalCluster(n_workers=0, threads_per_worker=1, resources={"GPU": 1}, **LOOPBACK) as late,
@@ -329,6 +330,7 @@ def test_an_item_that_kills_is_named_after_all_others_are_done(local, engine, mo
         assert len(resumable_map(slowly, None, range(20))) == 20
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_work_and_keeps_what_is_finished():
     command = [sys.executable, "-c", CLUSTER]
     notebook = Notebook()
