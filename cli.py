@@ -336,8 +336,9 @@ def objective_options() -> list[click.Parameter]:
         },
         "--executor": {
             "default": "serial",
-            "metavar": "serial|processes|processes:N",
-            "help": "Where points are computed; the answer is the same.",
+            "metavar": "serial|processes|processes:N|dask:ADDRESS",
+            "help": "Where points are computed: here, in processes (one a core, or N), or by the workers of a Dask "
+            "scheduler, such as dask:tcp://127.0.0.1:8786; the answer is the same.",
         },
         "--json": {"is_flag": True, "help": "Print JSON instead of text."},
     }

@@ -33,8 +33,8 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, str | int | bool
         "git_dirty": dirty,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "landscape": _version("landscape-lab"),
-        "lightning": _version("pytorch-lightning"),
+        "landscape": version_of("landscape-lab"),
+        "lightning": version_of("pytorch-lightning"),
         "device": device_name(torch.device(device)),
         "tf32": allows_tf32(torch.device(device)),
         "threads": torch.get_num_threads(),
@@ -73,7 +73,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 @cache
-def _version(distribution: str) -> str:
+def version_of(distribution: str) -> str:
+    """Version of an installed distribution; 0+unknown if there is none."""
     try:
         return version(distribution)
     except PackageNotFoundError:

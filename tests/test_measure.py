@@ -207,7 +207,7 @@ def test_an_executor_that_is_open_stays_open(store):
 
 
 def test_an_unknown_executor_is_refused_before_anything_is_computed(store):
-    with pytest.raises(ValueError, match="executor must be serial, processes or processes:N, got 'gpu'"):
+    with pytest.raises(ValueError, match="executor must be serial, processes, processes:N or dask:ADDRESS, got 'gpu'"):
         ask(NormAlong(), cnn(), store, "gpu")
     assert NormAlong.calls == []
 

@@ -71,7 +71,7 @@ def test_a_package_that_is_not_installed_has_an_unknown_version(monkeypatch: pyt
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(module, "version", missing)
-    assert module._version("no-such-distribution") == "0+unknown"
+    assert module.version_of("no-such-distribution") == "0+unknown"
 
 
 @pytest.mark.parametrize(
