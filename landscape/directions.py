@@ -268,7 +268,7 @@ def random_walk_shares(length: int, count: int = 2, centring: str = "end") -> li
 
     Args:
         length: Number of points n, without the end where the walk is centred there.
-        count: How many components; fewer where there are no more.
+        count: How many components; the share of one that does not exist is 0.
         centring: ``end`` as Li et al. do, or ``mean``.
 
     Raises:
@@ -282,14 +282,16 @@ def random_walk_shares(length: int, count: int = 2, centring: str = "end") -> li
     k = np.arange(1, length + 1 if centring == "end" else length)
     angles = (2 * k - 1) * np.pi / (4 * length + 2) if centring == "end" else k * np.pi / (2 * length)
     eigenvalues = 1 / (4 * np.sin(angles) ** 2)
-    return [float(share) for share in (eigenvalues / eigenvalues.sum())[:count]]
+    shares = eigenvalues / (eigenvalues.sum() or 1.0)
+    return [float(share) for share in shares[:count]] + [0.0] * (count - len(shares))
 
 
 def _mean_centred_shares(rows: Tensor, count: int) -> list[float]:
     """Shares of the variance of points (T, P) around their mean that their principal components explain."""
     centred = rows - rows.mean(dim=0)
     variances = torch.linalg.eigvalsh(centred @ centred.T).flip(0).clamp_min(0.0)
-    return (variances / variances.sum())[:count].tolist()
+    shares = variances / variances.sum().clamp_min(torch.finfo(variances.dtype).tiny)
+    return shares[:count].tolist() + [0.0] * (count - len(shares))
 
 
 def coordinates(points: Tensor, theta: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -183,8 +183,8 @@ def invariance_warning(
     more = f" and {len(test.layers) - 1} more" if len(test.layers) > 1 else ""
     return (
         f"not invariant: a rescaling of single units that leaves the function as it is (balancing {test.layers[widest]}"
-        f"{more}, by factors of typically {max(test.imbalances):.2g}) changes the rise of the loss at alpha = "
-        f"±{test.step:g} by {with_error(100 * test.change, 100 * test.standard_error)}% ({test.draws} directions); "
+        f"{more}, by factors of typically {max(test.imbalances):.2g}) multiplies the rise of the loss at alpha "
+        f"= ±{test.step:g} by {with_error(1 + test.change, test.standard_error)} ({test.draws} directions); "
         "weight-normalized directions (directions=weight) follow every such rescaling."
     )
 
@@ -197,7 +197,7 @@ def moved_parameters(objective: Objective, vectors: Tensor) -> str:
         vectors: (D, P) the directions.
 
     Returns:
-        For example "conv.weight, fc.weight: 35 of 45 parameters (78%); fixed: conv.bias, norm.weight, norm.bias;
+        For example "conv.weight, fc.weight: 35 of 45 parameters (77.8%); fixed: conv.bias, norm.weight, norm.bias;
         BatchNorm keeps its stored statistics". Names that differ in numbers only are put together.
     """
     layout = objective.layout
@@ -206,7 +206,7 @@ def moved_parameters(objective: Objective, vectors: Tensor) -> str:
     moving = [name for name in layout.names if touched[name].any()]
     fixed = [name for name in layout.names if name not in moving]
     count = sum(int(touched[name].sum()) for name in moving)
-    words = [f"{patterns(moving) or 'nothing'}: {count:,} of {layout.size:,} parameters ({count / layout.size:.0%})"]
+    words = [f"{patterns(moving) or 'nothing'}: {count:,} of {layout.size:,} parameters ({count / layout.size:.1%})"]
     partly = [name for name in moving if int(touched[name].sum()) < sizes[name]]
     if partly:
         words.append(f"only in part: {patterns(partly)}")

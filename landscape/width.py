@@ -160,17 +160,27 @@ def _region(axes: list[NDArray[np.float64]], rises: NDArray[np.float64], rise: f
     # In half lengths of the axes, so that rays see a long axis as finely as a short one.
     halves = np.array([np.ptp(axis) / 2 for axis in axes])
     scaled = [axis / half for axis, half in zip(axes, halves, strict=True)]
-    low, high = np.array([axis[0] for axis in scaled]), np.array([axis[-1] for axis in scaled])
+    loss = RegularGridInterpolator(scaled, finite)
     rays = _rays(len(axes))
-    with np.errstate(divide="ignore"):
-        ends = np.where(rays > 0, high / rays, np.where(rays < 0, low / rays, inf)).min(axis=1)
-    shares = np.linspace(0.0, 1.0, _PER_STEP * sum(map(len, axes)) + 1)
-    places = rays[:, None] * (ends[:, None] * shares)[..., None]
-    between = RegularGridInterpolator(scaled, finite)(np.clip(places, low, high))
-    between[:, 0] = 0.0  # the checkpoint itself
-    reaches = [_reach(end * shares, values, rise) for end, values in zip(ends, between, strict=True)]
+    ends = _along(rays, [axis[0] for axis in scaled], [axis[-1] for axis in scaled])
+    # The cell around the checkpoint knows its corners only; from the checkpoint to its walls the rise is linear.
+    walls = _along(rays, [axis[axis < 0].max() for axis in scaled], [axis[axis > 0].min() for axis in scaled])
+    distances = walls[:, None] + (ends - walls)[:, None] * np.linspace(0.0, 1.0, _PER_STEP * sum(map(len, axes)) + 1)
+    places = rays[:, None] * distances[..., None]
+    values = loss(np.clip(places, [axis[0] for axis in scaled], [axis[-1] for axis in scaled]))
+    reaches = [
+        _reach(np.append(0.0, distance), np.append(0.0, along), rise)
+        for distance, along in zip(distances, values, strict=True)
+    ]
     size = np.mean([reach ** len(axes) for reach, _ in reaches])
     return float(2 * (halves.prod() * size) ** (1 / len(axes))), any(leaves for _, leaves in reaches)
+
+
+def _along(rays: NDArray[np.float64], low: list[float], high: list[float]) -> NDArray[np.float64]:
+    """How far each ray (R, D) from the origin runs in a box, (R,)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reaches = np.where(rays > 0, high / rays, np.where(rays < 0, low / rays, inf))
+    return np.asarray(reaches.min(axis=1))
 
 
 def _rays(dimensions: int) -> NDArray[np.float64]:

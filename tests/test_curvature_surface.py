@@ -66,9 +66,12 @@ def test_a_convex_function_has_no_negative_curvature():
 
 def test_a_zero_eigenvalue_is_not_negative_curvature():
     """Rounding leaves -1e-16 instead of zero, which no tolerance would call negative."""
-    answer = CurvatureSurface("gaussian", resolution=3)(quadratic(rotated([5.0, 2.0, 0.0, 0.0])))
-    assert (answer["smallest_eigenvalue"] < answer["tolerance"]).all()
-    assert answer["negative_curvature_share"].item() == 0.0
+    rounded = rotated([5.0, 2.0, 0.0, 0.0], seed=1).float()  # its smallest eigenvalue is -1e-7
+    for matrix in (rotated([5.0, 2.0, 0.0, 0.0]), rounded):
+        answer = CurvatureSurface("gaussian", resolution=3)(quadratic(matrix))
+        assert (abs(answer["smallest_eigenvalue"]) < answer["tolerance"]).all()
+        assert answer["negative_curvature_share"].item() == 0.0
+    assert (answer["smallest_eigenvalue"] + answer["smallest_residual"] < 0).all()  # the control
 
 
 @pytest.mark.parametrize(("factory", "data"), [(two_layer_linear, vectors), (perceptron, vectors), (TinyCNN, images)])
@@ -215,6 +218,9 @@ def test_the_axes_may_be_eigenvectors_or_a_trajectory():
     path = objective.theta + torch.randn(4, 4, generator=seeded(0), dtype=torch.float64)
     answer = CurvatureSurface(pca(path, range(4), objective.theta), resolution=2)(objective)
     assert answer.attrs["directions"] == "pca"
+    plain = Surface(pca(path, range(4), objective.theta), resolution=2)(objective)
+    for name in ("trajectory_alpha", "trajectory_beta", "snapshot_step"):
+        assert np.array_equal(answer[name], plain[name])
 
 
 # --- what is refused before any compute ---------------------------------------------------------------------------

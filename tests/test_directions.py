@@ -237,7 +237,8 @@ def test_the_shares_of_a_random_walk_around_its_mean():
     center = np.eye(n) - 1 / n
     exact = np.linalg.eigvalsh(center @ np.minimum.outer(np.arange(n), np.arange(n)) @ center)[::-1]
     assert D.random_walk_shares(n, 3, "mean") == pytest.approx((exact / exact.sum())[:3], rel=1e-12)
-    assert len(D.random_walk_shares(2, 5, "mean")) == 1
+    assert D.random_walk_shares(2, 3, "mean") == [1.0, 0.0, 0.0]
+    assert D.random_walk_shares(1, 1, "mean") == [0.0]
     with pytest.raises(ValueError, match="centring must be end or mean, got 'start'"):
         D.random_walk_shares(9, 2, "start")
 
@@ -253,6 +254,12 @@ def test_a_simulated_random_walk_has_both_shares():
     assert D.pca(walk, range(201), walk[-1], count=3).first(2).mean_centred_share == pytest.approx(
         made.mean_centred_share, rel=1e-9
     )
+
+
+def test_two_points_vary_around_their_mean_in_one_dimension():
+    made = D.pca(torch.eye(5)[:2], (0, 1), torch.zeros(5))
+    assert made.mean_centred_share == pytest.approx((1.0, 0.0), abs=1e-7)
+    assert made.mean_centred_random_walk_share == (1.0, 0.0)
 
 
 def test_pca_needs_points_that_differ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 from functools import cache
 from math import nan
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landscape import free_units as free
+from landscape import rescaling
 from landscape.directions import directions_for
 from landscape.execution import Work, open_executor, working
 from landscape.free_units import FreeUnits, free_units, rescale
@@ -243,6 +245,14 @@ USES = {
 }
 
 
+@pytest.fixture(params=["verified", "watched"])
+def trusting(request, monkeypatch):
+    """Once with and once without the check on the data, so that neither hides what the other lets through."""
+    if request.param == "watched":
+        monkeypatch.setattr(free, "_is_same", lambda *_: True)
+
+
+@pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("name", USES)
 def test_what_goes_elsewhere_ends_the_chain(name):
     assert free_units(objective_of(lambda: Gated(USES[name]), vectors)) == []
@@ -274,6 +284,35 @@ class Fickle(nn.Module):
         return self.last(F.relu(hidden) if inputs[0, 0] == vectors()[0][0, 0] else torch.tanh(hidden))
 
 
+class AcrossUnits(nn.Module):
+    """Means and pools over the units themselves, which mix them."""
+
+    def __init__(self, mix):
+        super().__init__()
+        self.mix, self.first, self.last = mix, nn.Linear(5, 6), nn.Linear(3, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.last(self.mix(F.relu(self.first(inputs))))
+
+
+MIXES = {
+    "mean over units": lambda h: h.mean(dim=1, keepdim=True).expand(-1, 3),
+    "mean over all": lambda h: h.mean().expand(len(h), 3),
+    "pooled": lambda h: F.max_pool1d(h.unsqueeze(1), 2).squeeze(1),
+    "cut in two": lambda h: h.view(-1, 2, 3).sum(dim=1),
+    "dropped at random": lambda h: F.dropout(h, 0.0, training=True)[:, :3],
+    "chosen": lambda h: h[:, :3],
+    "pooled with places": lambda h: F.max_pool1d(h.unsqueeze(2), 1, return_indices=True)[0].squeeze(2)[:, :3],
+}
+
+
+@pytest.mark.usefixtures("trusting")
+@pytest.mark.parametrize("name", MIXES)
+def test_units_that_are_mixed_are_not_free(name):
+    assert free_units(objective_of(lambda: AcrossUnits(MIXES[name]), vectors)) == []
+
+
+@pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize(
     ("factory", "data"),
     [
@@ -305,6 +344,7 @@ def test_a_wrong_layer_does_not_take_the_right_ones_with_it(monkeypatch):
     assert [units.name for units in free_units(objective)] == [units.name for units in right]
 
 
+@pytest.mark.usefixtures("trusting")
 def test_only_parameters_that_vary_count():
     whole = objective_of(mlp, vectors, parameters=["0.*", "2.weight"])
     assert [units.name for units in free_units(whole)] == ["0.weight -> 2.weight"]
@@ -432,7 +472,7 @@ def test_a_balanced_network_is_not_warned_of_and_an_unbalanced_one_is():
     said = invariance_warning(other)
     assert said.startswith("not invariant: a rescaling of single units that leaves the function as it is (balancing ")
     assert "weight -> " in said and "and 1 more, by factors of typically" in said
-    assert "of the loss at alpha = ±0.1 by" in said and "(3 directions)" in said
+    assert "multiplies the rise of the loss at alpha = ±0.1 by 0.0" in said and "(3 directions)" in said
     assert said.endswith("weight-normalized directions (directions=weight) follow every such rescaling.")
 
 
@@ -516,22 +556,22 @@ def test_what_a_direction_moves_is_said_in_words():
     objective = objective_of(TinyCNN)
     plane = directions_for("filter", objective, 2)
     assert moved_parameters(objective, plane.vectors) == (
-        "conv.weight, fc.weight: 39 of 52 parameters (75%); fixed: conv.bias, norm.weight, norm.bias, fc.bias; "
+        "conv.weight, fc.weight: 39 of 52 parameters (75.0%); fixed: conv.bias, norm.weight, norm.bias, fc.bias; "
         "BatchNorm keeps its stored statistics"
     )
     with_biases = directions_for("filter", objective, 2, one_dimensional="copy")
     assert moved_parameters(objective, with_biases.vectors).startswith(
-        "conv.weight, conv.bias, norm.weight, norm.bias, fc.weight, fc.bias: 52 of 52 parameters (100%); "
+        "conv.weight, conv.bias, norm.weight, norm.bias, fc.weight, fc.bias: 52 of 52 parameters (100.0%); "
     )
 
 
 def test_patterns_policies_and_parts_are_said():
     objective = objective_of(mlp, vectors, parameters="*.weight")
     vector = torch.zeros(1, objective.size, dtype=torch.float64)
-    assert moved_parameters(objective, vector).startswith("nothing: 0 of 66 parameters (0%); fixed: *.weight (3)")
+    assert moved_parameters(objective, vector).startswith("nothing: 0 of 66 parameters (0.0%); fixed: *.weight (3)")
     vector[0, 0] = 1.0
     assert moved_parameters(objective, vector) == (
-        "0.weight: 1 of 66 parameters (2%); only in part: 0.weight; fixed: *.weight (2); "
+        "0.weight: 1 of 66 parameters (1.5%); only in part: 0.weight; fixed: *.weight (2); "
         "other parameters than *.weight do not vary"
     )
     batch = objective_of(TinyCNN, normalization="batch")
@@ -544,3 +584,4 @@ def test_names_that_differ_in_numbers_are_one_pattern():
     assert patterns(["a.0.weight", "a.1.weight", "b.weight"]) == "a.*.weight (2), b.weight"
     assert patterns([f"{letter}.w" for letter in "abcdefgh"]) == "a.w, b.w, c.w, d.w, e.w, f.w and 2 more"
     assert patterns([]) == ""
+    assert doctest.testmod(rescaling).failed == 0

@@ -240,6 +240,13 @@ def test_the_width_of_a_plane_does_not_depend_on_the_order_of_points_or_dims():
     assert width(answer.drop_vars("center_loss")).value == pytest.approx(found, rel=1e-12)
 
 
+def test_a_grid_around_the_checkpoint_still_knows_its_loss():
+    """The four points around it lie at 25, so the rise is linear from 0 to there: 5 of 25 on the way to the walls."""
+    coarse = on_grid(form(np.diag([100.0, 100.0]), 0.0), (1.5, 4), (1.5, 4))
+    square = 0.2 * 1.0  # of the side of the cell
+    assert width(coarse, rise=5.0).value == pytest.approx(2 * square / sqrt(pi), rel=1e-3)  # 360 rays
+
+
 def test_another_basin_behind_a_barrier_does_not_count():
     def two(x, y):
         return 10 * np.minimum(x**2 + y**2, (x - 1.2) ** 2 + y**2)

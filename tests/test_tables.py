@@ -76,3 +76,14 @@ def test_everything_becomes_json_also_what_json_has_no_word_for():
 def test_a_number_with_its_error_keeps_it_in_json_and_in_a_table():
     assert tables.jsonable(Measure(2.0, 0.1)) == {"value": 2.0, "error": 0.1, "remark": ""}
     assert tables.table([{"sharpness": Measure(2.0, 0.1)}]).splitlines()[1] == "2.0 ± 0.1"
+
+
+def test_an_answer_says_what_it_moved_and_what_it_is_not_invariant_to():
+    sentence = "not invariant: " + "a long sentence " * 30
+    answer = spectrum()[["loss"]].assign_attrs(moved="conv.weight: 5 of 9 parameters", invariance_warning=sentence)
+    for text in (tables.summary(answer), tables.describe(answer)):
+        assert "moved: conv.weight: 5 of 9 parameters" in text
+        assert f"warning: {sentence.strip()}" in text
+        assert text.count("not invariant") == 1
+    plain = tables.summary(spectrum()[["loss"]].assign_attrs(invariance_warning=""))
+    assert "warning" not in plain

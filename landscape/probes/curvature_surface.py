@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.directions import Directions, cosine, directions_for, step_ratio
+from landscape.directions import Directions, coordinates, cosine, directions_for, step_ratio
 from landscape.eigen import eigenpairs
 from landscape.execution import quiet_progress, resumable_map
 from landscape.grids import axis, require_axes, require_directions
@@ -80,6 +80,7 @@ class CurvatureSurface:
             product is not finite the eigenvalues are NaN. Scalars: `negative_curvature_share`, the share of the other
             points where the smallest eigenvalue lies below -(tolerance + residual), which proves negative curvature;
             `num_unconverged` points; `center_loss`; `cosine` and `step_ratio_alpha`, `step_ratio_beta` of the axes.
+            For directions with a path its coordinates, trajectory_alpha and trajectory_beta.
 
         Raises:
             ValueError: If the loss at the checkpoint is not finite, or the directions do not fit the objective.
@@ -105,7 +106,7 @@ class CurvatureSurface:
         answer.attrs["directions"] = made.kind
         if objective.normalization == "recalibrated":
             answer.attrs["derivatives"] = "with the recalibrated BatchNorm statistics held fixed"
-        return _with_shares(answer)
+        return _with_shares(_with_path(answer, made, objective))
 
 
 @dataclass(frozen=True)
@@ -178,13 +179,24 @@ def _laid_out(
     return answer
 
 
+def _with_path(answer: xr.Dataset, plane: Directions, objective: Objective) -> xr.Dataset:
+    """Add where the points of a trajectory lie on the plane."""
+    if plane.path is None:
+        return answer
+    inside, _ = coordinates(plane.path.to(objective.theta), objective.theta, plane.vectors)
+    answer = answer.assign_coords(snapshot_step=("snapshot", list(plane.path_steps)))
+    for number, name in enumerate(_AXES):
+        answer[f"trajectory_{name}"] = ("snapshot", inside[:, number].cpu().numpy())
+    return answer
+
+
 def _with_shares(answer: xr.Dataset) -> xr.Dataset:
     """Add the ratio of the ends with its error, and how many points are what."""
     largest, smallest = answer["largest_eigenvalue"], answer["smallest_eigenvalue"]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = abs(smallest / largest)
         # The ratio moves by |ds / largest| and |ratio dl / largest|, to first order.
-        error = (answer["smallest_residual"] + ratio * answer["largest_residual"]) / np.abs(largest)
+        error = (answer["smallest_residual"] + ratio * answer["largest_residual"]) / abs(largest)
     answer["eigenvalue_ratio"] = ratio.assign_attrs(units="1", long_name="|smallest / largest Hessian eigenvalue|")
     answer["eigenvalue_ratio_error"] = error.assign_attrs(units="1", long_name="by the residuals, to first order")
     known = np.isfinite(smallest)
