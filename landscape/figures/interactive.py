@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LIFT = 1.02  # of the loss on a log axis, by which a trajectory floats over its surface
 _PARTS = 8  # of the way from a snapshot to the next, so that the line follows the surface
-_EYE = {"x": 1.2, "y": -1.9, "z": 1.3}  # the view of the printed figure
+_EYE = {"x": 1.4, "y": -2.2, "z": 1.45}  # the view of the printed figure
 _NUM_SHELLS = 5  # surfaces of equal loss in a volume
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -125,7 +125,7 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
     """
     from jinja2 import Environment, StrictUndefined
 
-    closer = {axis: 0.8 * place for axis, place in _EYE.items()}
+    closer = {axis: 0.72 * place for axis, place in _EYE.items()}
     figure = figure.update_layout(scene_camera_eye=closer, font_size=14)
     drawn = figure.to_html(
         full_html=False,

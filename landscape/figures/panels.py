@@ -105,7 +105,7 @@ def surfaces_side_by_side(
     rows = ceil(len(panels) / columns)
     side = (WIDTHS[width] - 0.62) / columns
     lines = _notes(panels)
-    below = 0.1 * num_lines(lines) + 0.05
+    below = 0.1 * num_lines(lines) + 0.15
     height = rows * (_TALL * side + 0.14) + below
     figure = Figure(figsize=(WIDTHS[width], height))
     figure.set_layout_engine("none")
