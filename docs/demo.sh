@@ -30,7 +30,7 @@ finish
 
 say "2/4 measuring"
 landscape probe slice "${runs[@]}" --directions filter --resolution 41 --seeds 3 --executor processes
-landscape probe surface "${runs[@]}" --directions filter --resolution 31 --executor processes
+landscape probe surface "${runs[@]}" --directions filter --resolution 51 --sampling adaptive --executor processes
 landscape probe surface "$out/sgd-b32" "$out/adam-b32" --directions pca --resolution 31 --executor processes
 for run in "${runs[@]}"; do start landscape probe spectrum "$run" --k 5; done
 finish
@@ -41,6 +41,7 @@ finish
 
 say "3/4 drawing"
 landscape figure "${runs[@]}" --format pdf,png --width single
+landscape figure "$out/resnet-skip" "$out/resnet-no-skip" --side-by-side --format pdf,png --width double
 landscape report "$out" --out "$out/report.html"
 
 say "4/4 what came out"
