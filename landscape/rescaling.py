@@ -206,7 +206,9 @@ def moved_parameters(objective: Objective, vectors: Tensor) -> str:
     moving = [name for name in layout.names if touched[name].any()]
     fixed = [name for name in layout.names if name not in moving]
     count = sum(int(touched[name].sum()) for name in moving)
-    words = [f"{patterns(moving) or 'nothing'}: {count:,} of {layout.size:,} parameters ({count / layout.size:.1%})"]
+    words = [
+        f"{patterns(moving) or 'nothing'}: {count:,} of {layout.size:,} parameters ({100 * count / layout.size:.3g}%)"
+    ]
     partly = [name for name in moving if int(touched[name].sum()) < sizes[name]]
     if partly:
         words.append(f"only in part: {patterns(partly)}")

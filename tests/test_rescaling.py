@@ -556,22 +556,22 @@ def test_what_a_direction_moves_is_said_in_words():
     objective = objective_of(TinyCNN)
     plane = directions_for("filter", objective, 2)
     assert moved_parameters(objective, plane.vectors) == (
-        "conv.weight, fc.weight: 39 of 52 parameters (75.0%); fixed: conv.bias, norm.weight, norm.bias, fc.bias; "
+        "conv.weight, fc.weight: 39 of 52 parameters (75%); fixed: conv.bias, norm.weight, norm.bias, fc.bias; "
         "BatchNorm keeps its stored statistics"
     )
     with_biases = directions_for("filter", objective, 2, one_dimensional="copy")
     assert moved_parameters(objective, with_biases.vectors).startswith(
-        "conv.weight, conv.bias, norm.weight, norm.bias, fc.weight, fc.bias: 52 of 52 parameters (100.0%); "
+        "conv.weight, conv.bias, norm.weight, norm.bias, fc.weight, fc.bias: 52 of 52 parameters (100%); "
     )
 
 
 def test_patterns_policies_and_parts_are_said():
     objective = objective_of(mlp, vectors, parameters="*.weight")
     vector = torch.zeros(1, objective.size, dtype=torch.float64)
-    assert moved_parameters(objective, vector).startswith("nothing: 0 of 66 parameters (0.0%); fixed: *.weight (3)")
+    assert moved_parameters(objective, vector).startswith("nothing: 0 of 66 parameters (0%); fixed: *.weight (3)")
     vector[0, 0] = 1.0
     assert moved_parameters(objective, vector) == (
-        "0.weight: 1 of 66 parameters (1.5%); only in part: 0.weight; fixed: *.weight (2); "
+        "0.weight: 1 of 66 parameters (1.52%); only in part: 0.weight; fixed: *.weight (2); "
         "other parameters than *.weight do not vary"
     )
     batch = objective_of(TinyCNN, normalization="batch")
