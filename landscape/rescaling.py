@@ -16,19 +16,22 @@ from math import exp, nan
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from landscape.directions import random_directions
-from landscape.execution import resumable_map
 from landscape.free_units import FreeUnits, free_units, rescale
 from landscape.intervals import mean_and_error
 from landscape.objective import Objective
 from landscape.parameters import ParameterLayout
 from landscape.width import with_error
 
+Floats = NDArray[np.float64]
+
 SENSITIVE_KINDS = ("filter", "layer", "gaussian")  # of random directions; those of kind weight follow each entry
 WORTH_SAYING = 0.05  # a relative change of the slice below this is no reason to warn
 
+_EXAMPLES = 256  # on which a warning is measured
 _SWEEPS = 20  # over all layers, after which balanced norms have settled
 _LARGEST_SCALE = 1e4  # of a unit; beyond, one of its sides is as good as dead
 
@@ -132,17 +135,16 @@ def unit_rescaling(
         return None
     scales = balanced_scales(objective.theta, objective.layout, units)
     points = (objective.theta, rescale(objective.theta, objective.layout, units, scales))
-    line = _Line(objective, points, kind, seed, step, one_dimensional)
-    centers = [objective.loss(point).item() for point in points]
-    items = [(which, draw) for draw in range(draws) for which in (0, 1)]
-    found = np.array([piece["loss"] for piece in resumable_map(_mean_of_sides, line, items, "rescaling")])
-    rises = found.reshape(draws, 2) - np.array(centers)
+    centers = objective.losses(torch.stack(points)).cpu().numpy()
+    made = [_directions(point, objective.layout, kind, range(seed, seed + draws), one_dimensional) for point in points]
+    found = [_mean_of_sides(objective, *pair, step) for pair in zip(points, made, strict=True)]
+    rises = np.stack(found, axis=1) - centers
     ratios = np.array([after / before for before, after in rises if before > 0 and after > 0])
     log, log_error = map(float, mean_and_error(np.log(ratios))) if len(ratios) else (nan, nan)
     return RescalingTest(
         layers=tuple(layer.name for layer in units),
         imbalances=tuple(_spread(one) for one in scales),
-        loss_change=abs(centers[1] - centers[0]),
+        loss_change=float(abs(centers[1] - centers[0])),
         step=step,
         rise=float(rises[:, 0].mean()),
         rescaled_rise=float(rises[:, 1].mean()),
@@ -162,6 +164,8 @@ def invariance_warning(
 ) -> str:
     """Say in one sentence that a slice depends on how single units are scaled, where it measurably does.
 
+    It is measured on 256 examples at most.
+
     Args:
         objective: Of any model.
         kind: Of the slice's directions. Only of random ones is anything said.
@@ -176,7 +180,8 @@ def invariance_warning(
     """
     if kind not in SENSITIVE_KINDS:
         return ""
-    test = unit_rescaling(objective, kind, seed, max(draws, 2), step, one_dimensional)
+    few = objective.with_examples(min(_EXAMPLES, len(objective.examples)))
+    test = unit_rescaling(few, kind, seed, max(draws, 2), step, one_dimensional)
     if test is None or not test.matters:
         return ""
     widest = int(np.argmax(test.imbalances))
@@ -243,25 +248,16 @@ def patterns(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(words[:most]) + more
 
 
-@dataclass(frozen=True)
-class _Line:
-    """What all pieces of the test share."""
-
-    objective: Objective
-    points: tuple[Tensor, Tensor]
-    kind: str
-    seed: int
-    step: float
-    one_dimensional: str
+def _directions(
+    theta: Tensor, layout: ParameterLayout, kind: str, seeds: Sequence[int], one_dimensional: str
+) -> list[Tensor]:
+    return [random_directions(theta, layout, kind, 1, seed, one_dimensional)[0] for seed in seeds]
 
 
-def _mean_of_sides(line: _Line, item: tuple[int, int]) -> dict[str, float]:
-    """Mean of the loss at both sides of a point, along a direction made for this point."""
-    which, draw = item
-    theta, layout = line.points[which], line.objective.layout
-    (direction,) = random_directions(theta, layout, line.kind, 1, line.seed + draw, line.one_dimensional)
-    sides = [line.objective.loss(theta + sign * line.step * direction).item() for sign in (1, -1)]
-    return {"loss": sum(sides) / 2}
+def _mean_of_sides(objective: Objective, theta: Tensor, directions: Sequence[Tensor], step: float) -> Floats:
+    """Mean of the loss at both sides of a point, along each of its directions."""
+    sides = torch.stack([theta + sign * step * direction for direction in directions for sign in (1, -1)])
+    return np.asarray(objective.losses(sides).cpu().numpy().reshape(-1, 2).mean(axis=1))
 
 
 def _weights(layer: FreeUnits) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from landscape import free_units as free
 from landscape import rescaling
 from landscape.directions import directions_for
-from landscape.execution import Work, open_executor, working
 from landscape.free_units import FreeUnits, free_units, rescale
 from landscape.objective import Objective
 from landscape.probes import Slice
@@ -523,13 +522,6 @@ def test_what_matters_is_beyond_its_error():
     assert not RescalingTest(**fields, change=0.2, standard_error=0.15, draws=3).matters
     assert not RescalingTest(**fields, change=0.04, standard_error=0.001, draws=3).matters
     assert not RescalingTest(**fields, change=nan, standard_error=nan, draws=3).matters
-
-
-def test_processes_measure_the_same():
-    objective = unbalanced(mlp, vectors, 1.0)
-    with open_executor("processes:2") as executor, working(Work(executor)):
-        elsewhere = unit_rescaling(objective)
-    assert elsewhere == unit_rescaling(objective)
 
 
 def test_single_precision_is_enough():
