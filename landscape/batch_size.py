@@ -11,7 +11,7 @@ from torch import nn
 from landscape.structures import tensors_of
 
 _CPU_BUDGET = 16 * 2**20  # bytes of activations; more falls out of the cache and is slower
-_CPU_LAYER_BUDGET = 8 * 2**20  # bytes of one layer's inputs and outputs, where nothing is kept for derivatives
+_CPU_LAYER_BUDGET = 4 * 2**20  # bytes of one layer's inputs and outputs, where nothing is kept for derivatives
 _LARGEST = 8192
 
 

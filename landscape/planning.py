@@ -25,9 +25,10 @@ def measured_plan(
 ) -> Plan:
     """Choose how to evaluate so many points, by trying out on a few examples what usually helps.
 
-    Memory layout, examples a batch, threads, points together (`torch.func.vmap`) and compilation are tried one after
+    Memory layout, threads, examples a batch, points together (`torch.func.vmap`) and compilation are tried one after
     the other; what is clearly faster is kept. Where the work is short nothing is measured, and the plan follows from
-    the model and the device alone. The batch never outgrows `landscape.batch_size.evaluation_budget`.
+    the model and the device alone. The batch never outgrows twice
+    `landscape.batch_size.evaluation_budget`.
 
     Args:
         objective: What is evaluated.
@@ -46,7 +47,7 @@ def measured_plan(
     if best * scale < WORTH_MEASURING:
         return plan
     is_free = threads is None and workers == 1
-    for step in (_layouts, _batch_sizes, _thread_counts if is_free else None, _together, _compiled):
+    for step in (_layouts, _thread_counts if is_free else None, _batch_sizes, _together, _compiled):
         if step is None or (step is _compiled and best * scale < _WORTH_COMPILING):
             continue
         for other in step(objective, plan):
@@ -62,7 +63,8 @@ def _layouts(objective: Objective, plan: Plan) -> Iterator[Plan]:
 
 def _batch_sizes(objective: Objective, plan: Plan) -> Iterator[Plan]:
     if objective.chooses_batch_size:
-        yield from (replace(plan, batch_size=plan.batch_size // part) for part in (2, 4) if plan.batch_size >= part)
+        sizes = (2 * plan.batch_size, plan.batch_size // 2, plan.batch_size // 4)
+        yield from (replace(plan, batch_size=size) for size in sizes if 1 <= size < 2 * len(objective.examples))
 
 
 def _thread_counts(objective: Objective, plan: Plan) -> Iterator[Plan]:

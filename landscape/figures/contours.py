@@ -71,7 +71,7 @@ def contour(surface: xr.Dataset, *, metric: str = "loss", seed: int = 0, ax: Axe
     avoid = draw_marks(ax, one, plane, trajectory)
     ax.set_xlabel(direction_label(one, "alpha"))
     ax.set_ylabel(direction_label(one, "beta"))
-    legend_above(ax, columns=4 if trajectory is None or trajectory.is_path else 2)
+    legend_above(ax, columns=3 if trajectory is None else 2)
     note(ax, lines)
     if drawn and scale:
         figure_of(ax).draw_without_rendering()  # what fits shows only once everything has its place

@@ -159,8 +159,8 @@ def notes(figure: Figure) -> str:
     return "\n".join(text.get_text() for ax in figure.axes for text in ax.texts if text.get_gid() == "note")
 
 
-def legend_above(ax: Axes, columns: int = 4) -> None:
-    """A legend over the axes, where it can never hide data."""
+def legend_above(ax: Axes, columns: int = 3) -> None:
+    """A legend over the axes, where it can never hide data; in a single column more than three words do not fit."""
     handles, _ = ax.get_legend_handles_labels()
     if handles:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(columns, len(handles)))
