@@ -254,7 +254,7 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
 
     with progress_bar(out.name) as progress:
         found = train(RunConfig(**factors), out, progress=progress)
-    lines = [clean(out), *(f"  {name}: {number(value)}" for name, value in found.items())]
+    lines = [clean(out), *(f"  {name}: {_whole_bytes(name, value)}" for name, value in found.items())]
     say({"run": str(out), **found}, "\n".join(lines), as_json)
 
 
@@ -697,12 +697,19 @@ def show_run(folder: Path) -> tuple[dict[str, Any], str]:
     about = store.load_json("run") if (folder / "run.json").exists() else {}
     row, answers = overview(store, str(folder)), store.names()
     settings = {name: value for name, value in {**about, **about.get("config", {})}.items() if name != "config"}
+    ended = scalars(store.read("training")) if row["state"] != "damaged" and "training" in answers else {}
     lines = [
         table([row]),
         *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
+        *(["training ended with:"] if ended else []),
+        *(f"  {clean(name)}: {_whole_bytes(name, value)}" for name, value in ended.items()),
         *("answers:", *(f"  {clean(name)}" for name in answers)),
     ]
-    return {**row, "about": about, "answers": answers}, "\n".join(lines)
+    return {**row, "about": about, "training": ended, "answers": answers}, "\n".join(lines)
+
+
+def _whole_bytes(name: str, value: Any) -> str:
+    return str(round(value)) if name.endswith("_bytes") else number(value)
 
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:

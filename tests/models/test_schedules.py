@@ -24,7 +24,7 @@ def swa_constant(t: int) -> float:
 def swa_cycles(t: int) -> float:
     """In the tail of 40 steps four cycles of 10, from 0.4 to 0.1."""
     if t >= 60:
-        return 0.4 - 0.3 * (t - 60) % 10 / 10 if t == 60 else 0.4 - 0.3 * ((t - 60) % 10) / 10
+        return 0.4 - 0.3 * ((t - 60) % 10) / 10
     return 1.0 if t <= 30 else 1 - 0.6 * (t - 30) / 24 if t < 54 else 0.4
 
 
