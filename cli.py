@@ -258,6 +258,25 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
     say({"run": str(out), **found}, "\n".join(lines), as_json)
 
 
+@cli.command()
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
+@click.option("--markdown", is_flag=True, help="Write the page docs/factors.md.")
+@json_option
+def factors(kinds: tuple[str, ...], markdown: bool, as_json: bool) -> None:
+    """List what a run can be made of: models, norms, optimizers, schedules, ..., with options and sources."""
+    from models.factors import REGISTRIES, factors, page
+
+    known = {registry.kind: registry for registry in REGISTRIES}
+    if unknown := sorted(set(kinds) - set(known)):
+        raise Failure(f"unknown kind {unknown[0]!r}; choose {', '.join(known)}", BAD_INPUT)
+    chosen = [registry for kind, registry in known.items() if not kinds or kind in kinds]
+    if markdown:
+        click.echo(page(chosen), nl=False)
+        return
+    rows = [{**asdict(factor), "options": ",".join(factor.options)} for factor in factors(chosen)]
+    say(rows, table(rows), as_json)
+
+
 class ProbeGroup(click.Group):
     """`probe NAME RUN...`: a built-in probe, or `package.module:Class` of a user."""
 

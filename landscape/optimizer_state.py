@@ -79,9 +79,9 @@ class OptimizerState:
     """A snapshot of an optimizer, by parameter name; training further does not change it.
 
     An optimizer of one's own whose steps are those of torch's SGD, Adam, AdamW, NAdam, RMSprop or Adagrad, written in
-    another form, says so in a class attribute `steps_like = "SGD"`, and keeps its settings and state under the names of
-    that class. It may differ in three settings: `eps_inside` (P is sqrt(v + eps)), `bias_correction=False`, and an NAdam
-    without `momentum_decay` has a constant momentum.
+    another form, says so in a class attribute `steps_like = "SGD"`, and keeps its settings and state under the names
+    of that class. It may differ in three settings: `eps_inside` (P is sqrt(v + eps)), `bias_correction=False`, and an
+    NAdam without `momentum_decay` has a constant momentum.
 
     Attributes:
         kind: The class, such as "Adam".
@@ -211,8 +211,8 @@ class OptimizerState:
             )
         if radius := max(one.get("sam_radius", 0.0) for one in settings):
             raise ValueError(
-                f"the stability of sharpness-aware minimization (radius {radius:g}) depends on the gradient's norm, so no "
-                f"threshold of {self.kind} holds for it. Give lr= and optimizer= to compare with gradient descent."
+                f"the stability of sharpness-aware minimization (radius {radius:g}) depends on the gradient's norm, so "
+                f"no threshold of {self.kind} holds for it. Give lr= and optimizer= to compare with gradient descent."
             )
         rates = self._per_entry(layout, self._learning_rates(layout))
         largest = rates.max().item()

@@ -31,8 +31,8 @@ class Classifier(pl.LightningModule):
     as it would have gone.
 
     Sharpness-aware, a step takes two gradients: the one at the parameters leads to the worse point where the one that
-    counts is taken, of the same batch with the same random draws. Loss, accuracy and the running statistics of BatchNorm
-    are those of the first.
+    counts is taken, of the same batch with the same random draws. Loss, accuracy and the running statistics of
+    BatchNorm are those of the first.
 
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).

@@ -62,8 +62,8 @@ class RunConfig:
         clip_value: Largest magnitude of an entry of the gradient; clipped before its norm.
         sam: Radius of sharpness-aware minimization around any optimizer, two gradients a step; 0 for none.
         batch_size: Examples a step, or all; the last batch of an epoch may be short. gd always takes all.
-        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone or
-            with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
+        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone
+            or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
         warmup: Steps of linear warm-up.
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
@@ -151,8 +151,8 @@ class RunConfig:
         taken = OPTIMIZERS.options(name)
         given = self._given(_OPTIMIZER_OPTIONS, taken)
         OPTIMIZERS.check(name, given)
-        if twice := sorted(set(given) & set(written)):
-            raise ValueError(f"{twice[0]} is given twice, as {given[twice[0]]} and in {self.optimizer!r}; leave one out")
+        for option in set(given) & set(written):
+            raise ValueError(f"{option} is given twice, as {given[option]} and in {self.optimizer!r}; leave one out")
         if name in FULL_BATCH:
             if self.batch_size not in ("all", 128):
                 raise ValueError(

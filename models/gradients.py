@@ -18,8 +18,8 @@ class GradientRules:
     Attributes:
         clip_value: Largest magnitude of an entry; unlimited if None.
         clip_norm: Largest Euclidean norm of the whole gradient, which is scaled down to it; unlimited if None.
-        l1: Coefficient a of the penalty a sum |theta|, whose gradient a sign(theta) is added; with coupled weight decay b
-            it is the elastic net, a sum |theta| + b/2 sum theta^2.
+        l1: Coefficient a of the penalty a sum |theta|, whose gradient a sign(theta) is added; with coupled weight
+            decay b it is the elastic net, a sum |theta| + b/2 sum theta^2.
         decay: Decoupled weight decay: theta <- (1 - lr decay) theta.
 
     References:

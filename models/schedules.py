@@ -25,7 +25,7 @@ def constant(total: int, warmup: int) -> Schedule:
 @SCHEDULES.register("step")
 def step_decay(total: int, warmup: int, *, at: str = "30/60/90", factor: float = 0.1) -> Schedule:
     """Multiply by a factor at each of these percentages of the steps (He et al. 2016)."""
-    _require(0 < factor, "factor above 0", factor)
+    _require(factor > 0, "factor above 0", factor)
     try:
         percentages = [float(part) for part in at.split("/")]
     except ValueError:
@@ -42,9 +42,7 @@ def cosine(total: int, warmup: int, *, floor: float = 0.0) -> Schedule:
 
 
 @SCHEDULES.register("cosine-restarts")
-def cosine_restarts(
-    total: int, warmup: int, *, cycles: int = 5, longer: float = 1.0, floor: float = 0.0
-) -> Schedule:
+def cosine_restarts(total: int, warmup: int, *, cycles: int = 5, longer: float = 1.0, floor: float = 0.0) -> Schedule:
     """Fall as a cosine, and start anew, each cycle longer than the last by a factor (Loshchilov & Hutter 2017).
 
     With cycles of one length this is the schedule of snapshot ensembles (Huang et al. 2017, equation 2): the model at
@@ -91,7 +89,7 @@ def inverse_sqrt(total: int, warmup: int) -> Schedule:
 
 @SCHEDULES.register("exponential")
 def exponential(total: int, warmup: int, *, start: float = 1.0, end: float = 0.01) -> Schedule:
-    """Go from start at the first step to end at the last by equal factors; start=1e-6,end=1 is a range test (Smith 2017)."""
+    """Go from start at the first step to end at the last by equal factors; 1e-6 to 1 is a range test (Smith 2017)."""
     _require(start > 0 and end > 0, "start and end above 0", (start, end))
     return lambda t: start * (end / start) ** min(t / max(total - 1, 1), 1)
 
@@ -100,11 +98,11 @@ def exponential(total: int, warmup: int, *, start: float = 1.0, end: float = 0.0
 def averaging_tail(
     total: int, warmup: int, *, tail: float = 0.25, high: float = 0.5, low: float | None = None, cycles: int = 0
 ) -> Schedule:
-    """Fall to a high rate and stay there, or cycle between high and low, while weights are averaged (Izmailov et al. 2018).
+    """Fall to a high rate and stay there, or cycle between high and low, to average weights (Izmailov et al. 2018).
 
     The tail is a share of the steps. Before it the factor is 1 for half of the way, falls in a straight line to `high`
-    at nine tenths, and stays; in the tail each cycle falls from `high` to `low` (a tenth of it by default) in a straight
-    line.
+    at nine tenths, and stays; in the tail each cycle falls from `high` to `low` (a tenth of it by default) in a
+    straight line.
     """
     _require_share(tail=tail)
     _require(0 < high <= 1, "high above 0 and at most 1", high)

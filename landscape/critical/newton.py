@@ -116,7 +116,7 @@ def newton_step(
 
 
 def decomposed(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (P,) and eigenvectors (P, P), as rows, of a Hessian (P, P), which rounding leaves almost symmetric."""
+    """Eigenvalues (P,) and eigenvectors (P, P), as rows, of a Hessian (P, P) that is symmetric up to rounding."""
     values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
     return values, vectors.T
 

@@ -22,7 +22,7 @@ class AdagradInside(OwnOptimizer):
         theta <- theta - lr g / sqrt(G + eps)
 
     References:
-        Duchi et al., "Adaptive subgradient methods", JMLR 2011, section 1.2: the diagonal of (eps I + G)^(-1/2).
+        Duchi et al., "Adaptive subgradient methods", JMLR 2011, who write it outside, as torch does.
     """
 
     steps_like = "Adagrad"
@@ -97,17 +97,23 @@ class UncorrectedAdam(OwnOptimizer):
         v     <- beta2 v + (1 - beta2) g^2
         theta <- theta - lr m / (sqrt(v) + eps)
 
-    With amsgrad the largest v so far takes the place of v, as Reddi et al. wrote it. Under a constant gradient the first
-    step has length lr (1 - beta1) / sqrt(1 - beta2), 3.16 lr by default, and the twelfth 6.57 lr.
+    With amsgrad the largest v so far takes the place of v, as Reddi et al. wrote it. Under a constant gradient the
+    first step has length lr (1 - beta1) / sqrt(1 - beta2), 3.16 lr by default, and the twelfth 6.57 lr.
 
     References:
-        Reddi et al., "On the convergence of Adam and beyond", ICLR 2018, algorithms 1 and 2.
+        Reddi et al., "On the convergence of Adam and beyond", ICLR 2018, algorithm 2.
     """
 
     steps_like = "Adam"
 
     def __init__(
-        self, params: Iterable[Any], lr: float, betas: Betas, eps: float, weight_decay: float = 0.0, amsgrad: bool = False
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: Betas,
+        eps: float,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
     ) -> None:
         super().__init__(
             params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, bias_correction=False

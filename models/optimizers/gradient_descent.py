@@ -32,9 +32,7 @@ class SutskeverMomentum(OwnOptimizer):
     steps_like = "SGD"
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=False
-        )
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=False)
 
     def update(self, theta: Tensor, gradient: Tensor, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """Move one parameter."""
@@ -71,15 +69,13 @@ class HeavyBall(OwnOptimizer):
         theta_next <- theta - lr g + momentum (theta - theta_before)
 
     References:
-        Polyak, "Some methods of speeding up the convergence of iteration methods", 1964, equation 9.
+        Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     """
 
     steps_like = "SGD"
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=False
-        )
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=False)
 
     def update(self, theta: Tensor, gradient: Tensor, state: dict[str, Any], group: Mapping[str, Any]) -> None:
         """Move one parameter."""
@@ -153,9 +149,7 @@ class NesterovLookAhead(OwnOptimizer):
     steps_like = "SGD"
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, weight_decay: float = 0.0) -> None:
-        super().__init__(
-            params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=True
-        )
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay, dampening=0.0, nesterov=True)
         self._here: list[tuple[Tensor, Tensor]] = []
         self._has_looked = False
 

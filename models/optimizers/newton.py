@@ -80,7 +80,7 @@ class Newton(OwnOptimizer):
                 "take_gradient()"
             )
         if not self._hessian.isfinite().all():
-            raise RuntimeError("the Hessian is not finite, so there is no step; begin from smaller weights or damp more")
+            raise RuntimeError("the Hessian is not finite, so there is no step; begin from smaller weights")
         self._move(self._hessian)
         self._hessian = None
         return loss

@@ -115,7 +115,9 @@ def test_the_gradient_at_the_worst_point_of_a_quadratic():
 
     sharpness_aware_gradient(loss(), parameters, 0.3, loss)
     g = H @ theta
-    torch.testing.assert_close(torch.cat([p.grad for p in parameters]), H @ (theta + 0.3 * g / g.norm()), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        torch.cat([p.grad for p in parameters]), H @ (theta + 0.3 * g / g.norm()), rtol=1e-12, atol=0
+    )
     assert torch.equal(torch.cat(parameters), theta)
 
 
@@ -155,7 +157,12 @@ class Counted(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(3)
-        self.first, self.norm, self.drop, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 3)
+        self.first, self.norm, self.drop, self.last = (
+            nn.Linear(4, 6),
+            nn.BatchNorm1d(6),
+            nn.Dropout(0.5),
+            nn.Linear(6, 3),
+        )
         self.dropped = []
 
     def forward(self, x):

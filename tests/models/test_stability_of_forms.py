@@ -102,9 +102,7 @@ def test_the_metric_is_the_one_in_which_the_step_is_made(text):
 def test_a_centered_metric_with_eps_inside():
     model, optimizer = trained("rmsprop:centered=true,eps=0.1,eps_inside=true", steps=6)
     rule = OptimizerState.of(optimizer, model).on(ParameterLayout.of(model))
-    square, mean = (
-        flat(optimizer.state[p][key] for p in model.parameters()) for key in ("square_avg", "grad_avg")
-    )
+    square, mean = (flat(optimizer.state[p][key] for p in model.parameters()) for key in ("square_avg", "grad_avg"))
     torch.testing.assert_close(rule.preconditioner, (square - mean**2 + 0.1).sqrt(), rtol=1e-12, atol=0)
 
 
@@ -139,7 +137,9 @@ def test_sharpness_aware_steps_have_another_edge():
     module = Classifier(model, lambda p: build_optimizer("momentum", p, LR), sam=0.05)
     optimizer = module.configure_optimizers()
     objective = Objective(model, (vectors()[0].double(), vectors()[1]), loss=F.cross_entropy, optimizer=optimizer)
-    with pytest.raises(ValueError, match=r"stability of sharpness-aware minimization \(radius 0.05\) depends on the grad"):
+    with pytest.raises(
+        ValueError, match=r"stability of sharpness-aware minimization \(radius 0.05\) depends on the grad"
+    ):
         Stability()(objective)
     assert math.isfinite(Stability(lr=LR, optimizer="sgd")(objective).ratio)
 
