@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -106,13 +107,6 @@ class Classifier(pl.LightningModule):
         """Seed what is random in this step by (seed, step)."""
         self._seed_step()
 
-    def _seed_step(self) -> None:
-        seed = derived_seed(self.seed, "step", self.global_step)
-        # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
         inputs, targets = batch
@@ -122,11 +116,11 @@ class Classifier(pl.LightningModule):
             self._batch = batch if self.sam else None
         return self.loss(logits, targets)
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Take the gradient of a step, where and in the way that the optimizer needs it."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         own = optimizer if isinstance(optimizer, OwnOptimizer) else None
-        differentiate = own.take_gradient if own else Tensor.backward
+        differentiate = own.take_gradient if own else partial(super().backward, **kwargs)
         if self.sam:
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             with kept_buffers(self.network):
@@ -142,13 +136,6 @@ class Classifier(pl.LightningModule):
         """Clip as the Trainer was told to, then do what the rules say."""
         super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         self.rules.apply(optimizer)
-
-    def _loss_again(self) -> Tensor:
-        """Evaluate the loss of the step's batch once more, with the same random draws."""
-        assert self._batch is not None
-        self._seed_step()
-        inputs, targets = self._batch
-        return self.loss(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
 
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
         """Log the epoch's means after its last batch, so that every callback finds them at its end."""
@@ -171,6 +158,20 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation split."""
         self._log_means("val")
+
+    def _seed_step(self) -> None:
+        seed = derived_seed(self.seed, "step", self.global_step)
+        # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _loss_again(self) -> Tensor:
+        """Evaluate the loss of the step's batch once more, with the same random draws."""
+        assert self._batch is not None
+        self._seed_step()
+        inputs, targets = self._batch
+        return self.loss(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
 
     def _log_means(self, part: str) -> None:
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))

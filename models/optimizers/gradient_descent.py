@@ -139,8 +139,8 @@ class NesterovLookAhead(OwnOptimizer):
         v     <- momentum v + lr g(theta - momentum v)
         theta <- theta - v
 
-    `step(closure)` goes there before it calls the closure. Without a closure call `look_ahead` before the gradient is
-    taken and `look_back` after.
+    `step(closure)` goes there before it calls the closure, so that the closure's loss is the one there. Without a
+    closure call `look_ahead` before the gradient is taken and `look_back` after.
 
     References:
         Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, equation 3.

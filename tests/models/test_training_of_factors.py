@@ -8,7 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+from click.testing import CliRunner
 
+from cli import cli
 from landscape.optimizer_state import OptimizerState
 from landscape.store import Store
 from landscape.weights import digest_tensors, load_weights
@@ -155,6 +157,15 @@ def test_a_whole_run_is_resumed_bit_for_bit(name, tmp_path):
     assert np.isfinite(metrics["train_loss"]) and metrics["steps"] == 4
 
 
+def test_decoupled_decay_reaches_the_optimizer_once():
+    decay = {"weight_decay": 0.1, "lr": 0.01}
+    runs = [{"optimizer": "adam", "decoupled": True}, {"optimizer": "adamw"}, {"optimizer": "adamw", "decoupled": True}]
+    weights = [digest_tensors(fitted(config_of({**decay, **run})).network.state_dict()) for run in runs]
+    assert len(set(weights)) == 1
+    coupled = fitted(config_of({**decay, "optimizer": "adam"}))
+    assert digest_tensors(coupled.network.state_dict()) not in weights
+
+
 def test_every_registered_choice_is_trained():
     assert {config_of(changes).optimizer_name for changes in FACTORS.values()} == set(OPTIMIZERS)
     assert {config_of(changes).schedule.partition(":")[0] for changes in FACTORS.values()} == set(SCHEDULES)
@@ -218,6 +229,24 @@ def test_the_optimizers_bytes_are_reported(optimizer, vectors, tmp_path):
     assert parameters - 2 <= size - 1 <= parameters  # one counts batches; under a norm the layer has no bias
     assert metrics["optimizer_state_bytes"] == 4 * vectors * (size - 1)
     assert open_run(tmp_path).metrics == metrics
+
+
+def test_the_command_line_takes_them_all_and_shows_what_came_out(tmp_path):
+    flags = []
+    for name, value in FACTORS["all at once"].items():
+        flags += ["--" + name.replace("_", "-")] + ([] if value is True else [str(value)])
+    shape = ["--model", "mlp", "--width", "2", "--train-size", "32", "--epochs", "2", "--batch-size", "16"]
+    out = str(tmp_path / "run")
+    done = CliRunner().invoke(cli, ["train", *shape, *flags, "--out", out], catch_exceptions=False)
+    assert done.exit_code == 0
+    config = open_run(out).config
+    assert config.optimizer_options == {"momentum": 0.8, "form": "lookahead", "growing": False}
+    assert (config.sam, config.l1, config.clip_norm, config.clip_value) == (0.05, 1e-3, 1.0, 0.1)
+    assert (config.decoupled, config.lr_scaling, config.schedule) == (True, "sqrt:reference=8", "triangular:cycles=2")
+    kept = round(open_run(out).metrics["optimizer_state_bytes"])
+    assert f"optimizer_state_bytes: {kept}" in done.output
+    shown = CliRunner().invoke(cli, ["show", out], catch_exceptions=False).output
+    assert f"optimizer_state_bytes: {kept}" in shown and "optimizer: nesterov:form=lookahead" in shown
 
 
 @pytest.mark.parametrize(
