@@ -223,8 +223,7 @@ class RunConfig:
     @property
     def name(self) -> str:
         """A name for people, unique by its end: "digits-resnet8-batch-sgd-b128-s0-1a2b3c"."""
-        optimizer = re.sub(r"[^\w.-]+", "-", self.optimizer)
-        words = [self.data.partition(":")[0], f"{self.model}{self.depth or ''}", self.norm, optimizer]
+        words = [self.data.partition(":")[0], f"{self.model}{self.depth or ''}", self.norm, self.optimizer_name]
         kept = [word for word in words if word and word != "none"]
         batch = "full" if self.batch_size == "all" else f"b{self.batch_size}"
         return "-".join([*kept, batch, f"s{self.seed}", self.hash[:6]])

@@ -31,7 +31,7 @@ def test_an_optimizer_brings_its_options():
     assert (config.optimizer, config.momentum, config.lr) == ("momentum:form=ema", 0.8, 0.1)
     assert config.optimizer_name == "momentum" and config.optimizer_options == {"momentum": 0.8, "form": "ema"}
     assert config == RunConfig(optimizer="momentum:form=ema", momentum=0.8) == RunConfig.from_dict(config.to_dict())
-    assert config.name.startswith("digits-cnn3-batch-momentum-form-ema-b128-s0-")
+    assert config.name.startswith("digits-cnn3-batch-momentum-b128-s0-")
     assert RunConfig(optimizer="adam:amsgrad=false,eps=1e-8") == RunConfig(optimizer="adam")
     changed = RunConfig(optimizer="adam:eps=1e-7,bias_correction=false")
     assert changed.optimizer == "adam:eps=1e-07,bias_correction=false" and changed.betas == (0.9, 0.999)
