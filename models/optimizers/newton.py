@@ -43,7 +43,7 @@ class Newton(OwnOptimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, lr=lr, damping=damping, saddle_free=saddle_free, weight_decay=weight_decay)
-        self._moved = [theta for group in self.param_groups for theta in group["params"]]
+        self._moved = [theta for group in self.param_groups for theta in group["params"] if theta.requires_grad]
         size = sum(theta.numel() for theta in self._moved)
         if size > LARGEST:
             raise ValueError(

@@ -516,6 +516,12 @@ def test_newton_in_a_direction_that_the_loss_does_not_know():
     assert theta.tolist() == [0.0, 5.0]
 
 
+def test_newton_leaves_frozen_parameters_alone():
+    theta, frozen = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([2.0]), requires_grad=False)
+    Newton([theta, frozen], lr=1.0).step(lambda: (theta * frozen).square().sum())
+    assert (theta.item(), frozen.item()) == (0.0, 2.0)
+
+
 # --- refusals -------------------------------------------------------------------------------------------------
 
 
