@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
+from models.normalization import settle_statistics
 from models.seeds import derived_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -101,8 +102,11 @@ class Classifier(pl.LightningModule):
         return self.loss(logits, targets)
 
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
-        """Log the epoch's means after its last batch, so that every callback finds them at its end."""
-        if self.trainer.is_last_batch and self._outputs:
+        """After an epoch's last batch measure exact statistics and log the means, so that callbacks find them."""
+        if not self.trainer.is_last_batch:
+            return
+        settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
+        if self._outputs:
             self._log_means("train")
 
     def on_train_epoch_start(self) -> None:
