@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
-from models.normalization import settle_statistics
+from models.normalization import exact_norms, settle_statistics
 from models.seeds import derived_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -25,6 +25,9 @@ class Classifier(pl.LightningModule):
     Loss (nats) and accuracy of training and validation are logged once an epoch as `train_loss`,
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
     with the parameters moving. Batches that are already on the device are not moved again.
+
+    Where the network has norms with exact statistics, they are measured on the training set after the last step of each
+    epoch, before it is validated or kept.
 
     Whatever is random in a step (dropout) is drawn from (seed, step) alone, so that a training that resumes goes on
     as it would have gone.
@@ -105,7 +108,8 @@ class Classifier(pl.LightningModule):
         """After an epoch's last batch measure exact statistics and log the means, so that callbacks find them."""
         if not self.trainer.is_last_batch:
             return
-        settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
+        if exact_norms(self.network):
+            settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
         if self._outputs:
             self._log_means("train")
 

@@ -103,9 +103,9 @@ def fixup(model: nn.Module, generator: torch.Generator, inputs: Tensor | None) -
 def lsuv(model: nn.Module, generator: torch.Generator, inputs: Tensor | None, *, tolerance: float = 1e-3) -> None:
     """Divide each weight, from first to last, until the variance of its layer's output on `inputs` is 1.
 
-    The paper starts from "orthogonal". The variance is that of all entries of an output; a layer without bias has it
-    after one division. BatchNorm uses the statistics of the inputs, and its running ones stay; dropout is off. The
-    same inputs give the same weights. A layer that is called several times is scaled by its first call.
+    The paper starts from "orthogonal". The variance is that of all entries of an output; with biases of zero it is 1
+    up to rounding after one division. BatchNorm uses the statistics of the inputs, and its running ones stay; dropout
+    is off. The same inputs give the same weights. A layer that is called several times is scaled by its first call.
 
     Raises:
         ValueError: If there are no inputs, an output has no variance, or its variance does not come within `tolerance`
@@ -137,14 +137,14 @@ class _Unit:
         if layer in self.done:
             return output
         self.done.add(layer)
-        for _ in range(_MOST_PASSES):
+        for passes in range(_MOST_PASSES + 1):
             variance = output.var(correction=0)
             if not variance > 0 or not variance.isfinite():
                 raise ValueError(
                     f"'lsuv' finds a variance of {variance.item()} in the output of {self.name!r}, which no scale "
                     "makes 1; choose a scheme before it that fills every weight, and steps that make zeros after it"
                 )
-            if abs(variance - 1) <= self.tolerance:
+            if passes and abs(variance - 1) <= self.tolerance:
                 return output
             layer.weight.div_(variance.sqrt())
             output = layer.forward(*inputs)

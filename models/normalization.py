@@ -239,21 +239,17 @@ def settle_statistics(network: nn.Module, inputs: Tensor, batch_size: int = 1024
     """Replace the running statistics of `exact_norms` by those of the training set, at the parameters as they are.
 
     Mean and variance are pooled in float64 over all inputs (see `landscape.normalization.recalibrate`): exact for the
-    first layer, and for all where one batch holds everything. Dropout is off; the network's mode stays. A network
-    without such layers is left alone.
+    first layer, and for all where one batch holds everything. Dropout is off; the network's mode stays.
 
     Args:
         network: Inputs (N, ...) -> anything.
         inputs: (N, ...) the training set.
         batch_size: Examples evaluated at a time.
     """
-    layers = exact_norms(network)
-    if not layers:
-        return
     modes = {module: module.training for module in network.modules()}
     network.eval()
     recalibrate(network, lambda: [network(batch) for batch in inputs.split(batch_size)])
     for module, mode in modes.items():
         module.training = mode
-    for layer in layers:
+    for layer in exact_norms(network):
         layer.num_batches_tracked.zero_()  # the next epoch's average starts anew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_parameter_counts_of_known_networks(name, shape, options, expected):
 
 def dense(*sizes: int) -> int:
     """Linear layers with biases."""
-    return sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(a * b + b for a, b in pairwise(sizes))
 
 
 def convolution(field: int, channels_in: int, channels: int) -> int:
@@ -131,7 +132,7 @@ def inception_count(channels: int, units: list[int]) -> int:
 
 def mobilenet_count(channels: int, widths: list[int]) -> int:
     total = convolution(9, channels, widths[0])
-    for c, after in zip(widths, widths[1:], strict=False):
+    for c, after in pairwise(widths):
         total += convolution(9, 1, c) + convolution(1, c, after)
     return total + dense(widths[-1], 10)
 
