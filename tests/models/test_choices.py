@@ -1,4 +1,4 @@
-"""Every architecture, norm, activation and initialization, from a configuration or the command line to a trained run."""
+"""Every architecture, norm, activation and initialization, from its text to a trained run."""
 
 from __future__ import annotations
 
