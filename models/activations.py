@@ -91,7 +91,8 @@ def selu(channels: int, *, dropout: float = 0.0) -> nn.Module:
         ValueError: If the share is not in [0, 1).
 
     References:
-        Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017, equations 2 and 14.
+        Klambauer et al., "Self-Normalizing Neural Networks", NeurIPS 2017: equation 2,
+        and "New Dropout Technique".
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"activation 'selu': dropout must be in [0, 1), got {dropout}")

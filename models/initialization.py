@@ -83,7 +83,7 @@ def lecun_uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 @INITIALIZATIONS.register("lecun-normal")
 def lecun_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill from N(0, 1 / fan_in), which linear layers and SELU preserve (LeCun et al. 1998, equation 16)."""
+    """Fill from N(0, 1 / fan_in), which linear layers and SELU preserve (LeCun et al. 1998, section 4.6)."""
     return init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)
 
 

@@ -98,14 +98,14 @@ class BatchRenorm(_OverExamples):
         axes = [axis for axis in range(input.ndim) if axis != 1]
         variance, mean = torch.var_mean(input, axes, correction=0)
         deviation = (variance + self.eps).sqrt()
-        r, d = self._correct(mean.detach(), deviation.detach())
+        r, d = self._correct(mean, deviation)
         scale = self.weight * r / deviation
         shift = self.bias + self.weight * d - scale * mean
         return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
     @torch.no_grad()
     def _correct(self, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """Return r and d, (C,) each, and let the running statistics follow the batch."""
+        """Return r and d, (C,) each, without their graph, and let the running statistics follow the batch."""
         r_max, d_max = self.limits()
         running = (self.running_var + self.eps).sqrt()
         r = (deviation / running).clamp(1 / r_max, r_max)

@@ -50,7 +50,7 @@ class RandomFeatures(Drawn):
 
     References:
         Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NeurIPS 2007, algorithm 1;
-        Cho & Saul, "Kernel Methods for Deep Learning", NeurIPS 2009, equation 3 (order 1).
+        Cho & Saul, "Kernel Methods for Deep Learning", NeurIPS 2009, section 2 (order 1).
     """
 
     weight: Tensor

@@ -12,8 +12,9 @@ from torch import nn
 
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES, build_model
+from models.architectures.inception import Inception
 from models.architectures.linear import RandomFeatures
-from models.architectures.mobilenet import SqueezeExcitation
+from models.architectures.mobilenet import InvertedBottleneck, SqueezeExcitation
 from models.architectures.vit import Attention, Patches, TransformerBlock
 from models.normalization import NORMS
 from tests.problems import seeded
@@ -90,10 +91,31 @@ def test_forward_and_backward_with_every_activation(name, activation):
         # 14,728,266 where the convolutions under batch norm keep their 4,224 idle biases
         ("vgg", (3, 32, 32), {"depth": 16, "width": 64}, 14_728_266 - 4_224),
         ("mlp", (1, 28, 28), {"width": 200, "depth": 2}, 784 * 200 + 200 + 200 * 200 + 200 + 2010),
+        # DeiT-Ti has 5,717,416 with 1000 classes, of which a class token and its place
+        ("vit", (3, 224, 224), {"width": 192, "depth": 12, "heads": 3, "patch": 16}, 5_717_416 - 2 * 192 - 990 * 193),
     ],
 )
 def test_parameter_counts_of_known_networks(name, shape, options, expected):
     assert count(build_model(name, shape, 10, **options)) == expected
+
+
+def test_parameter_counts_of_known_blocks():
+    assert count(Inception(2, 192, 16, "none", "relu")) == 163_696  # GoogLeNet's 3a, with biases
+    stages = (
+        (1, 16, 1, 3),
+        (2, 24, 6, 3),
+        (2, 40, 6, 5),
+        (3, 80, 6, 3),
+        (3, 112, 6, 5),
+        (4, 192, 6, 5),
+        (1, 320, 6, 3),
+    )
+    total, channels = convolution(9, 3, 32) + convolution(1, 320, 1280) + dense(1280, 1000), 32
+    for repeats, after, expansion, kernel in stages:
+        for _ in range(repeats):
+            total += count(InvertedBottleneck(2, channels, after, expansion, kernel, 1, "batch", "silu", True))
+            channels = after
+    assert total == 5_288_548  # EfficientNet-B0
 
 
 def dense(*sizes: int) -> int:

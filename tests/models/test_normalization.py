@@ -106,13 +106,14 @@ def test_batch_renormalization_step_by_step(dimensions):
     by_hand = RenormByHand(1.5, 2.0, 0.2)
     for seed in range(8):  # the first steps are clipped, the last ones in part not
         x = example(dimensions, seed)
-        torch.testing.assert_close(norm(x), by_hand(x), rtol=1e-11, atol=1e-11)
+        expected = affine(by_hand(x), norm)
+        torch.testing.assert_close(norm(x), expected, rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(norm.running_mean, by_hand.mu, rtol=1e-12, atol=0)
     torch.testing.assert_close((norm.running_var + EPS).sqrt(), by_hand.sigma, rtol=1e-12, atol=0)
     x = example(dimensions, 9)
     shape = (1, -1, *(1,) * dimensions)
     expected = (x - by_hand.mu.view(shape)) / by_hand.sigma.view(shape)
-    torch.testing.assert_close(norm.eval()(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(norm.eval()(x), affine(expected, norm), rtol=1e-12, atol=1e-12)
 
 
 def test_no_gradient_passes_through_the_correction():
@@ -294,6 +295,15 @@ def test_settled_statistics_are_those_of_the_whole_set():
         torch.testing.assert_close(layer.running_var, variance, rtol=1e-12, atol=0)
         assert layer.num_batches_tracked == 0
     assert all(module.training for module in model.modules())
+
+
+def test_statistics_are_settled_without_dropout():
+    model = build_model("mlp", (6,), 3, width=5, norm="batch:exact", activation="selu:dropout=0.5").double().train()
+    inputs = torch.randn(40, 6, generator=seeded(0), dtype=torch.float64)
+    settle_statistics(model, inputs)
+    first = F.batch_norm(model.hidden1(inputs), None, None, training=True)
+    mean, _ = oracles.pooled_statistics(model.hidden2(F.selu(first)))
+    torch.testing.assert_close(model.norm2.running_mean, mean, rtol=1e-12, atol=1e-14)
 
 
 def test_between_epochs_exact_layers_average_over_the_epoch_so_far():
