@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
 from models.gradients import GradientRules, kept_buffers, sharpness_aware_gradient
+from models.normalization import exact_norms, settle_statistics
 from models.optimizers import OwnOptimizer
 from models.seeds import derived_seed
 
@@ -27,6 +28,9 @@ class Classifier(pl.LightningModule):
     Loss (nats) and accuracy of training and validation are logged once an epoch as `train_loss`,
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
     with the parameters moving. Batches that are already on the device are not moved again.
+
+    Where the network has norms with exact statistics, they are measured on the training set after the last step of each
+    epoch, before it is validated or kept.
 
     Whatever is random in a step (dropout) is drawn from (seed, step) alone, so that a training that resumes goes on
     as it would have gone.
@@ -138,8 +142,12 @@ class Classifier(pl.LightningModule):
         self.rules.apply(optimizer)
 
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
-        """Log the epoch's means after its last batch, so that every callback finds them at its end."""
-        if self.trainer.is_last_batch and self._outputs:
+        """After an epoch's last batch measure exact statistics and log the means, so that callbacks find them."""
+        if not self.trainer.is_last_batch:
+            return
+        if exact_norms(self.network):
+            settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
+        if self._outputs:
             self._log_means("train")
 
     def on_train_epoch_start(self) -> None:

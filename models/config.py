@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from landscape.moments import Moments
+from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.data import STANDARDIZATIONS
-from models.initialization import INITIALIZATIONS
-from models.layers import NORMS, make_activation
+from models.initialization import check_initialization
+from models.normalization import make_norm
 from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
 
-_ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip")
+_ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
 _OPTIMIZER_OPTIONS = ("momentum", "betas")
 _LEFT_OUT = (None, "default")
 
@@ -40,15 +41,21 @@ class RunConfig:
         label_noise: Share of training labels replaced by uniformly random incorrect ones.
         standardize: channel, pixel or none: by the training split's mean and deviation.
         data_seed: Seed of splits, subsets and label noise.
-        model: mlp, lenet, cnn, vgg, resnet or wideresnet.
-        width: Units or channels; for wideresnet the multiplier.
-        depth: Layers; 6n + 2 for resnet, 6n + 4 for wideresnet.
-        norm: batch, layer, instance, group or none; default is the architecture's own.
-        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, elu, gelu, silu or identity; default is the architecture's
-            own.
+        model: mlp, lenet, cnn, vgg, resnet, preresnet, wideresnet, alexnet, inception, mobilenet, efficientnet, vit,
+            deep-linear or random-features.
+        width: Units or channels; for wideresnet the multiplier, for inception channels a unit.
+        depth: Layers, modules or blocks; 6n + 2 for resnet and preresnet, 6n + 4 for wideresnet.
+        norm: batch (batch:exact measures its statistics at the end of each epoch), ghost-batch:SIZE, batch-renorm
+            (with r_max=, d_max=, start=, r_end=, d_end=, momentum=), layer, instance (both also with affine=no),
+            group (group:4 for other than 8 groups) or none; default is the architecture's own.
+        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, prelu, elu, selu (selu:dropout=0.05), gelu, silu, softplus,
+            maxout, cosine or identity; default is the architecture's own.
         skip: Whether a residual network has its skip connections.
-        init: default (torch's), zeros, constant, small-normal, large-normal, xavier-uniform, xavier-normal,
-            he-uniform, he-normal or orthogonal.
+        heads: Attention heads of vit.
+        patch: Side of the patches of vit; by default about a quarter of an image's, an eighth of a signal's.
+        init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
+            lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
+            follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
         optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
             saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.
         lr: Learning rate; the optimizer's usual one if none.
@@ -87,6 +94,8 @@ class RunConfig:
     norm: str = _in("Model", "default")
     activation: str = _in("Model", "default")
     skip: bool = _in("Model", True)
+    heads: int | None = _in("Model", None)
+    patch: int | None = _in("Model", None)
     init: str = _in("Model", "default")
     optimizer: str = _in("Training", "sgd")
     lr: float | None = _in("Training", None)
@@ -125,16 +134,24 @@ class RunConfig:
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.betas is not None:
             object.__setattr__(self, "betas", tuple(map(float, self.betas)))
-        for name, choices in (("standardize", STANDARDIZATIONS), ("init", INITIALIZATIONS)):
+        for name, choices in (("standardize", STANDARDIZATIONS),):
             if getattr(self, name) not in choices:
                 raise ValueError(unknown(name, getattr(self, name), choices))
-        NORMS[self.norm]
-        make_activation(self.activation)
+        self._check_layers()
         Moments.of(self.snapshots)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
+
+    def _check_layers(self) -> None:
+        """Refuse layers and weights that cannot be built, whatever their shape."""
+        taken = ARCHITECTURES.options(self.model)
+        if "norm" in taken:
+            make_norm(self.norm, 8, 2)
+        if "activation" in taken:
+            make_activation(self.activation, 8)
+        check_initialization(self.init)
 
     def _fill_in(self) -> None:
         architecture = ARCHITECTURES.options(self.model)
@@ -223,8 +240,9 @@ class RunConfig:
     @property
     def name(self) -> str:
         """A name for people, unique by its end: "digits-resnet8-batch-sgd-b128-s0-1a2b3c"."""
-        words = [self.data.partition(":")[0], f"{self.model}{self.depth or ''}", self.norm, self.optimizer_name]
-        kept = [word for word in words if word and word != "none"]
+        model, norm = f"{self.model}{self.depth or ''}", self.norm.partition(":")[0]
+        words = [self.data.partition(":")[0], model, norm, self.optimizer_name]
+        kept = [word for word in words if word not in ("", "none", "default")]
         batch = "full" if self.batch_size == "all" else f"b{self.batch_size}"
         return "-".join([*kept, batch, f"s{self.seed}", self.hash[:6]])
 
@@ -235,6 +253,8 @@ _WHOLE = {
     "data_seed": 0,
     "width": 1,
     "depth": 1,
+    "heads": 1,
+    "patch": 1,
     "warmup": 0,
 }
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1}

@@ -9,15 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from landscape.fields import fields_of
+from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
 from models.config import RunConfig
 from models.initialization import INITIALIZATIONS
-from models.layers import ACTIVATIONS, NORMS
+from models.initialization_steps import STEPS
+from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
 from models.schedules import LR_SCALINGS, SCHEDULES
 
-REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
+REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")

@@ -51,7 +51,8 @@ class Training:
             config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
         )
         seed = derived_seed(config.seed, "weights")
-        initialize(self.network, config.init, torch.Generator().manual_seed(seed))
+        first = self.data.train.inputs[: config.batch_size if config.batch_size != "all" else None]
+        initialize(self.network, config.init, torch.Generator().manual_seed(seed), first)
         _refuse_lonely_example(config, self.data)
         count = len(self.data.train.targets)
         self.batch_size = count if config.batch_size == "all" else config.batch_size
@@ -177,7 +178,7 @@ def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
     """Batch normalization of vectors has nothing to average over in a batch of one example."""
     count = len(data.train.targets)
     last = count if config.batch_size == "all" else count % config.batch_size
-    if config.model == "mlp" and config.norm == "batch" and 1 in (count, last):
+    if config.model == "mlp" and config.norm.partition(":")[0] in ("batch", "ghost-batch") and 1 in (count, last):
         raise ValueError(
             f"{count} training examples leave a batch of one, which batch normalization cannot normalize; "
             "choose another batch_size or train_size"
