@@ -235,3 +235,19 @@ def test_a_network_is_the_same_after_a_copy():
         model = build_model(name, (1, 8, 8), 3).eval()
         x = torch.rand(2, 1, 8, 8, generator=seeded(0))
         assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+# --- what looks at the data -----------------------------------------------------------------------------------
+
+
+def test_lsuv_starts_training_at_unit_variance_on_the_first_examples_every_time(tmp_path):
+    config = RunConfig(model="mlp", width=6, depth=2, init="orthogonal+lsuv", **{**TINY, "epochs": 0})
+    for name in ("one", "two"):
+        train(config, tmp_path / name)
+    run = open_run(tmp_path / "one")
+    first = run.data().train.inputs[: config.batch_size]
+    model = run.model()
+    layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    assert layer(first.flatten(1)).var(correction=0).item() == pytest.approx(1, abs=2e-3)  # its tolerance is 1e-3
+    other = open_run(tmp_path / "two").model()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
