@@ -256,8 +256,27 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
 
     with progress_bar(out.name) as progress:
         found = train(RunConfig(**factors), out, progress=progress)
-    lines = [clean(out), *(f"  {name}: {number(value)}" for name, value in found.items())]
+    lines = [clean(out), *(f"  {name}: {_whole_bytes(name, value)}" for name, value in found.items())]
     say({"run": str(out), **found}, "\n".join(lines), as_json)
+
+
+@cli.command()
+@click.argument("kinds", nargs=-1, metavar="[KIND]...")
+@click.option("--markdown", is_flag=True, help="Write the page docs/factors.md.")
+@json_option
+def factors(kinds: tuple[str, ...], markdown: bool, as_json: bool) -> None:
+    """List what a run can be made of: models, norms, optimizers, schedules, ..., with options and sources."""
+    from models.factors import REGISTRIES, factors, page
+
+    known = {registry.kind: registry for registry in REGISTRIES}
+    if unknown := sorted(set(kinds) - set(known)):
+        raise Failure(f"unknown kind {unknown[0]!r}; choose {', '.join(known)}", BAD_INPUT)
+    chosen = [registry for kind, registry in known.items() if not kinds or kind in kinds]
+    if markdown:
+        click.echo(page(chosen), nl=False)
+        return
+    rows = [{**asdict(factor), "options": ",".join(factor.options)} for factor in factors(chosen)]
+    say(rows, table(rows), as_json)
 
 
 class ProbeGroup(click.Group):
@@ -832,12 +851,19 @@ def show_run(folder: Path) -> tuple[dict[str, Any], str]:
     about = store.load_json("run") if (folder / "run.json").exists() else {}
     row, answers = overview(store, str(folder)), store.names()
     settings = {name: value for name, value in {**about, **about.get("config", {})}.items() if name != "config"}
+    ended = scalars(store.read("training")) if row["state"] != "damaged" and "training" in answers else {}
     lines = [
         table([row]),
         *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
+        *(["training ended with:"] if ended else []),
+        *(f"  {clean(name)}: {_whole_bytes(name, value)}" for name, value in ended.items()),
         *("answers:", *(f"  {clean(name)}" for name in answers)),
     ]
-    return {**row, "about": about, "answers": answers}, "\n".join(lines)
+    return {**row, "about": about, "training": ended, "answers": answers}, "\n".join(lines)
+
+
+def _whole_bytes(name: str, value: Any) -> str:
+    return str(round(value)) if name.endswith("_bytes") else number(value)
 
 
 def examine_network(run: Path | None, model: str | None, data: str | None) -> list[Finding]:

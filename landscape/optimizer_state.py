@@ -78,13 +78,20 @@ class NoStepError(ValueError):
 class OptimizerState:
     """A snapshot of an optimizer, by parameter name; training further does not change it.
 
+    An optimizer of one's own whose steps are those of torch's SGD, Adam, AdamW, NAdam, RMSprop or Adagrad, written in
+    another form, says so in a class attribute `steps_like = "SGD"`, and keeps its settings and state under the names
+    of that class. It may differ in three settings: `eps_inside` (P is sqrt(v + eps)), `bias_correction=False`, and an
+    NAdam without `momentum_decay` has a constant momentum.
+
     Attributes:
         kind: The class, such as "Adam".
         parameters: For every parameter of the optimizer its settings (those of its group) and its state.
+        steps_like: The class of torch whose steps these are, in another form; "" for none.
     """
 
     kind: str
     parameters: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    steps_like: str = ""
 
     @classmethod
     def of(cls, optimizer: optim.Optimizer, model: nn.Module) -> OptimizerState:
@@ -110,7 +117,7 @@ class OptimizerState:
                 f"none of the parameters of {type(model).__name__} is in the {type(optimizer).__name__}; give the "
                 "optimizer of this very model, not of a copy."
             )
-        return cls(_kind_of(optimizer), found)
+        return cls(_kind_of(optimizer), found, vars(_class_of(optimizer)).get("steps_like", ""))
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[OptimizerState, str]:
@@ -133,7 +140,7 @@ class OptimizerState:
                 name: {part: entry[part] for part in ("settings", "state")}
                 for name, entry in state["parameters"].items()
             }
-            return cls(state["kind"], parameters), state["weights_sha256"]
+            return cls(state["kind"], parameters, state.get("steps_like", "")), state["weights_sha256"]
         except (DamagedFileError, KeyError, TypeError, AttributeError) as error:
             raise DamagedFileError(
                 f"{path} is not an optimizer's state as OptimizerState.save writes it; give such a file, or make one "
@@ -150,8 +157,19 @@ class OptimizerState:
         from landscape.weights import encode_state, save_weights
 
         parameters = {name: dict(entry) for name, entry in self.parameters.items()}
-        tensors, text = encode_state({"kind": self.kind, "weights_sha256": weights_sha256, "parameters": parameters})
+        state = {"kind": self.kind, "weights_sha256": weights_sha256, "parameters": parameters}
+        tensors, text = encode_state(state | ({"steps_like": self.steps_like} if self.steps_like else {}))
         save_weights(path, tensors, {"state": text})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that it keeps from step to step, beside the parameters and their gradients."""
+        return sum(
+            value.nbytes
+            for entry in self.parameters.values()
+            for value in entry["state"].values()
+            if isinstance(value, Tensor)
+        )
 
     def digest(self) -> str:
         """SHA-256 of everything in it."""
@@ -169,11 +187,12 @@ class OptimizerState:
 
         Raises:
             ValueError: If the optimizer is not one whose stability is known (SGD, Adam, AdamW, NAdam, RMSprop,
-                Adagrad; not classes derived from them), maximizes, lacks a parameter of the layout, or has parameter
-                groups that one rule cannot describe.
+                Adagrad, and what steps like them; not classes derived from them) or is sharpness-aware (a setting
+                `sam_radius`), maximizes, lacks a parameter of the layout, or has parameter groups that one rule cannot
+                describe.
             NoStepError: If it has made no step yet, and its metric comes from steps.
         """
-        if self.kind not in {known.__name__ for known in _KNOWN}:
+        if self._torch_kind not in {known.__name__ for known in _KNOWN}:
             raise ValueError(
                 f"the stability of {self.kind} is not known; it is for {', '.join(k.__name__ for k in _KNOWN)}. Give "
                 "lr= and optimizer= to compare with gradient descent."
@@ -190,6 +209,11 @@ class OptimizerState:
                 "the optimizer climbs (maximize=True), and no step uphill is stable in the sense of a threshold; "
                 "minimize the negative of the objective instead."
             )
+        if radius := max(one.get("sam_radius", 0.0) for one in settings):
+            raise ValueError(
+                f"the stability of sharpness-aware minimization (radius {radius:g}) depends on the gradient's norm, so "
+                f"no threshold of {self.kind} holds for it. Give lr= and optimizer= to compare with gradient descent."
+            )
         rates = self._per_entry(layout, self._learning_rates(layout))
         largest = rates.max().item()
         rule = UpdateRule(
@@ -199,7 +223,7 @@ class OptimizerState:
             weight_decay=self._weight_decay(layout, settings),
         )
         waiting = [name for name, _, state in self._entries(layout) if not _step(state)]
-        if self.kind != "SGD" and waiting:
+        if self._torch_kind != "SGD" and waiting:
             message = (
                 f"{self.kind} has made no step on {waiting[0]!r} yet, so it has no metric; ask after the first step."
             )
@@ -209,9 +233,13 @@ class OptimizerState:
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    @property
+    def _torch_kind(self) -> str:
+        return self.steps_like or self.kind
+
     def _algorithm(self, settings: Mapping[str, Any]) -> str:
-        if self.kind != "SGD":
-            return self.kind
+        if self._torch_kind != "SGD":
+            return self._torch_kind
         momentum = "Nesterov momentum" if settings["nesterov"] else "heavy ball"
         return momentum if settings["momentum"] else "gradient descent"
 
@@ -229,7 +257,7 @@ class OptimizerState:
         if "betas" in settings:
             beta1 = settings["betas"][0]
             average = {"momentum": beta1, "dampening": beta1}
-            return average | (_nadam_shares(beta1, settings, state) if self.kind == "NAdam" else {})
+            return average | (_nadam_shares(beta1, settings, state) if self._torch_kind == "NAdam" else {})
         beta = settings.get("momentum", 0.0)
         if not beta:
             return {"momentum": 0.0}
@@ -240,7 +268,7 @@ class OptimizerState:
         found = []
         for _, settings, state in self._entries(layout):
             rate = float(settings["lr"])
-            if self.kind == "Adagrad":
+            if self._torch_kind == "Adagrad":
                 rate /= 1 + max(_step(state) - 1, 0.0) * settings["lr_decay"]
             found.append(rate)
         if min(found) == 0 < max(found):
@@ -254,26 +282,28 @@ class OptimizerState:
         return self._per_entry(layout, decays) if any(decays) else None
 
     def _preconditioner(self, layout: ParameterLayout, relative_rates: Tensor) -> Tensor | None:
-        if self.kind == "SGD":
+        if self._torch_kind == "SGD":
             return None if bool((relative_rates == 1).all()) else relative_rates.reciprocal()
         parts = [self._metric(settings, state) for _, settings, state in self._entries(layout)]
         return torch.cat([part.reshape(-1) for part in parts]) / relative_rates
 
     def _metric(self, settings: Mapping[str, Any], state: Mapping[str, Any]) -> Tensor:
         """The diagonal of P for one parameter, so that the next step is - lr P^(-1) m with m the momentum as stored."""
-        if self.kind == "Adagrad":
-            return state["sum"].double().sqrt() + settings["eps"]
-        if self.kind == "RMSprop":
+        if self._torch_kind == "Adagrad":
+            return _root(state["sum"].double(), settings)
+        if self._torch_kind == "RMSprop":
             variance = state["square_avg"].double()
             if settings["centered"]:
                 variance = variance - state["grad_avg"].double() ** 2
-            return variance.sqrt() + settings["eps"]
+            return _root(variance, settings)
         (beta1, beta2), step = settings["betas"], _step(state)
         second = state["max_exp_avg_sq" if settings.get("amsgrad") else "exp_avg_sq"].double()
-        metric = (second / (1 - beta2**step)).sqrt() + settings["eps"]
+        if not settings.get("bias_correction", True):
+            return _root(second, settings)
+        metric = _root(second / (1 - beta2**step), settings)
         # Adam divides m by 1 - beta1^t, which is as good as multiplying P by it (Cohen et al. 2022, section 2). NAdam
         # divides gradient and momentum by other factors; see `_nadam_shares`.
-        return metric if self.kind == "NAdam" else metric * (1 - beta1**step)
+        return metric if self._torch_kind == "NAdam" else metric * (1 - beta1**step)
 
     def _entries(self, layout: ParameterLayout) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
         for name in layout.names:
@@ -288,20 +318,32 @@ class OptimizerState:
 
 def _kind_of(optimizer: optim.Optimizer) -> str:
     """The class, exactly: one derived from SGD may step as it likes. One of the same name is told by its module."""
-    kind = type(optimizer)
-    if any(base.__name__ == "LightningOptimizer" for base in kind.__mro__):
-        kind = type(optimizer.optimizer)  # type: ignore[attr-defined]  # Lightning derives its wrapper from both
+    kind = _class_of(optimizer)
     is_other = kind not in _KNOWN and kind.__name__ in {known.__name__ for known in _KNOWN}
     return f"{kind.__module__}.{kind.__qualname__}" if is_other else kind.__name__
+
+
+def _class_of(optimizer: optim.Optimizer) -> type:
+    kind = type(optimizer)
+    if any(base.__name__ == "LightningOptimizer" for base in kind.__mro__):
+        return type(optimizer.optimizer)  # type: ignore[attr-defined]  # Lightning derives its wrapper from both
+    return kind
+
+
+def _root(second: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    eps = settings["eps"]
+    return (second + eps).sqrt() if settings.get("eps_inside") else second.sqrt() + eps
 
 
 def _nadam_shares(beta1: float, settings: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, float]:
     """Weights of gradient and momentum in NAdam's last step, whose momentum mu grows slowly toward beta1."""
     step = _step(state)
-    now, then = (beta1 * (1 - 0.5 * 0.96 ** (t * settings["momentum_decay"])) for t in (step, step + 1))
-    product = float(state.get("mu_product", 1.0))
     if not step:
         return {}
+    if "momentum_decay" not in settings:  # mu is constant
+        return {"gradient_share": (1 - beta1) / (1 - beta1**step), "momentum_share": beta1 / (1 - beta1**step)}
+    now, then = (beta1 * (1 - 0.5 * 0.96 ** (t * settings["momentum_decay"])) for t in (step, step + 1))
+    product = float(state.get("mu_product", 1.0))
     return {"gradient_share": (1 - now) / (1 - product), "momentum_share": then / (1 - product * then)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
+from models.gradients import GradientRules, kept_buffers, sharpness_aware_gradient
+from models.normalization import exact_norms, settle_statistics
+from models.optimizers import OwnOptimizer
 from models.seeds import derived_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -25,13 +29,22 @@ class Classifier(pl.LightningModule):
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
     with the parameters moving. Batches that are already on the device are not moved again.
 
+    Where the network has norms with exact statistics, they are measured on the training set after the last step of each
+    epoch, before it is validated or kept.
+
     Whatever is random in a step (dropout) is drawn from (seed, step) alone, so that a training that resumes goes on
     as it would have gone.
+
+    Sharpness-aware, a step takes two gradients: the one at the parameters leads to the worse point where the one that
+    counts is taken, of the same batch with the same random draws. Loss, accuracy and the running statistics of
+    BatchNorm are those of the first.
 
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).
         seed: Seed of what is random in a step.
         loss: The mean loss of logits (N, K) and targets (N,).
+        rules: What is done to gradients before the optimizer steps.
+        sam: Radius of sharpness-aware minimization; 0 for none.
     """
 
     def __init__(
@@ -41,6 +54,8 @@ class Classifier(pl.LightningModule):
         schedule: Callable[[int], float] | None = None,
         seed: int = 0,
         loss: Loss = F.cross_entropy,
+        rules: GradientRules | None = None,
+        sam: float = 0.0,
     ) -> None:
         """Put a training together.
 
@@ -50,14 +65,19 @@ class Classifier(pl.LightningModule):
             schedule: Factor on the learning rate as a function of the step, from 0; constant if None.
             seed: Seed of what is random in a step.
             loss: The mean loss of logits (N, K) and targets (N,), a scalar.
+            rules: What is done to gradients before the optimizer steps; nothing if None.
+            sam: Radius of sharpness-aware minimization; 0 for none.
         """
         super().__init__()
         self.network = network
         self.seed = seed
         self.loss = loss
+        self.rules = rules or GradientRules()
+        self.sam = sam
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._batch: Examples | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Spare Lightning's note of the running hook, set forty times a step, torch's checks for parameters."""
@@ -73,6 +93,9 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, unless the learning rate is constant, its schedule by step."""
         optimizer = self._optimizer(self.network.parameters())
+        if self.sam:
+            for group in optimizer.param_groups:
+                group["sam_radius"] = self.sam  # kept with the optimizer's state, since it moves the edge of stability
         if self._schedule is None:
             return optimizer
         scheduler = LambdaLR(optimizer, self._schedule)
@@ -86,11 +109,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Examples, batch_idx: int) -> None:
         """Seed what is random in this step by (seed, step)."""
-        seed = derived_seed(self.seed, "step", self.global_step)
-        # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+        self._seed_step()
 
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
@@ -98,11 +117,37 @@ class Classifier(pl.LightningModule):
         logits = self.network(inputs)
         if self.training:
             self._outputs.append((logits.detach(), targets))
+            self._batch = batch if self.sam else None
         return self.loss(logits, targets)
 
+    def backward(self, loss: Tensor, **kwargs: Any) -> None:
+        """Take the gradient of a step, where and in the way that the optimizer needs it."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        own = optimizer if isinstance(optimizer, OwnOptimizer) else None
+        differentiate = own.take_gradient if own else partial(super().backward, **kwargs)
+        if self.sam:
+            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+            with kept_buffers(self.network):
+                sharpness_aware_gradient(loss, parameters, self.sam, self._loss_again, differentiate)
+        else:
+            differentiate(loss)
+        if own:
+            own.look_back()
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: Any = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip as the Trainer was told to, then do what the rules say."""
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        self.rules.apply(optimizer)
+
     def on_train_batch_end(self, outputs: Any, batch: Examples, batch_idx: int) -> None:
-        """Log the epoch's means after its last batch, so that every callback finds them at its end."""
-        if self.trainer.is_last_batch and self._outputs:
+        """After an epoch's last batch measure exact statistics and log the means, so that callbacks find them."""
+        if not self.trainer.is_last_batch:
+            return
+        if exact_norms(self.network):
+            settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
+        if self._outputs:
             self._log_means("train")
 
     def on_train_epoch_start(self) -> None:
@@ -121,6 +166,20 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation split."""
         self._log_means("val")
+
+    def _seed_step(self) -> None:
+        seed = derived_seed(self.seed, "step", self.global_step)
+        # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _loss_again(self) -> Tensor:
+        """Evaluate the loss of the step's batch once more, with the same random draws."""
+        assert self._batch is not None
+        self._seed_step()
+        inputs, targets = self._batch
+        return self.loss(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
 
     def _log_means(self, part: str) -> None:
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))

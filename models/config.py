@@ -8,18 +8,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from landscape.moments import Moments
+from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.data import STANDARDIZATIONS
-from models.initialization import INITIALIZATIONS
-from models.layers import NORMS, make_activation
-from models.optimizers import OPTIMIZERS, default_lr
+from models.initialization import check_initialization
+from models.normalization import make_norm
+from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
-from models.schedules import SCHEDULES
+from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
 
-_ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip")
+_ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
 _OPTIMIZER_OPTIONS = ("momentum", "betas")
 _LEFT_OUT = (None, "default")
 
@@ -40,22 +41,36 @@ class RunConfig:
         label_noise: Share of training labels replaced by uniformly random incorrect ones.
         standardize: channel, pixel or none: by the training split's mean and deviation.
         data_seed: Seed of splits, subsets and label noise.
-        model: mlp, lenet, cnn, vgg, resnet or wideresnet.
-        width: Units or channels; for wideresnet the multiplier.
-        depth: Layers; 6n + 2 for resnet, 6n + 4 for wideresnet.
-        norm: batch, layer, instance, group or none; default is the architecture's own.
-        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, elu, gelu, silu or identity; default is the architecture's
-            own.
+        model: mlp, lenet, cnn, vgg, resnet, preresnet, wideresnet, alexnet, inception, mobilenet, efficientnet, vit,
+            deep-linear or random-features.
+        width: Units or channels; for wideresnet the multiplier, for inception channels a unit.
+        depth: Layers, modules or blocks; 6n + 2 for resnet and preresnet, 6n + 4 for wideresnet.
+        norm: batch (batch:exact measures its statistics at the end of each epoch), ghost-batch:SIZE, batch-renorm
+            (with r_max=, d_max=, start=, r_end=, d_end=, momentum=), layer, instance (both also with affine=no),
+            group (group:4 for other than 8 groups) or none; default is the architecture's own.
+        activation: relu, tanh, sigmoid, leaky-relu:SLOPE, prelu, elu, selu (selu:dropout=0.05), gelu, silu, softplus,
+            maxout, cosine or identity; default is the architecture's own.
         skip: Whether a residual network has its skip connections.
-        init: default (torch's), zeros, constant, small-normal, large-normal, xavier-uniform, xavier-normal,
-            he-uniform, he-normal or orthogonal.
-        optimizer: sgd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam or lion.
+        heads: Attention heads of vit.
+        patch: Side of the patches of vit; by default about a quarter of an image's, an eighth of a signal's.
+        init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
+            lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
+            follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
+        optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
+            saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.
         lr: Learning rate; the optimizer's usual one if none.
+        lr_scaling: none, linear:REFERENCE or sqrt:REFERENCE: lr is that of a batch of REFERENCE examples.
         momentum: Of sgd, momentum, nesterov and rmsprop.
         betas: Of adam, adamw, nadam, radam and lion, as in 0.9,0.999.
-        weight_decay: Decoupled for adamw and lion, added to the gradient elsewhere.
-        batch_size: Examples a step; the last batch of an epoch may be short.
-        schedule: constant, step, cosine, linear or inverse-sqrt.
+        weight_decay: Coefficient b of b/2 sum theta^2, added to the gradient; decoupled for adamw and lion.
+        decoupled: Whether weights decay apart from the gradient for every optimizer.
+        l1: Coefficient a of a sum |theta|, added to the gradient; with weight_decay the elastic net.
+        clip_norm: Largest norm of the gradient.
+        clip_value: Largest magnitude of an entry of the gradient; clipped before its norm.
+        sam: Radius of sharpness-aware minimization around any optimizer, two gradients a step; 0 for none.
+        batch_size: Examples a step, or all; the last batch of an epoch may be short. gd always takes all.
+        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone
+            or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
         warmup: Steps of linear warm-up.
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
@@ -79,13 +94,21 @@ class RunConfig:
     norm: str = _in("Model", "default")
     activation: str = _in("Model", "default")
     skip: bool = _in("Model", True)
+    heads: int | None = _in("Model", None)
+    patch: int | None = _in("Model", None)
     init: str = _in("Model", "default")
     optimizer: str = _in("Training", "sgd")
     lr: float | None = _in("Training", None)
+    lr_scaling: str = _in("Training", "none")
     momentum: float | None = _in("Training", None)
     betas: tuple[float, float] | None = _in("Training", None)
     weight_decay: float = _in("Training", 0.0)
-    batch_size: int = _in("Training", 128)
+    decoupled: bool = _in("Training", False)
+    l1: float = _in("Training", 0.0)
+    clip_norm: float | None = _in("Training", None)
+    clip_value: float | None = _in("Training", None)
+    sam: float = _in("Training", 0.0)
+    batch_size: int | Literal["all"] = _in("Training", 128)
     schedule: str = _in("Training", "constant")
     warmup: int = _in("Training", 0)
     epochs: int = _in("Training", 20)
@@ -105,33 +128,59 @@ class RunConfig:
         """
         self._fill_in()
         _check_numbers(self)
-        for name in _REAL:
+        _check_training(self)
+        for name in (*_REAL, *_ABOVE_0):
             if type(getattr(self, name)) is int:
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.betas is not None:
             object.__setattr__(self, "betas", tuple(map(float, self.betas)))
-        for name, choices in (
-            ("standardize", STANDARDIZATIONS),
-            ("init", INITIALIZATIONS),
-            ("schedule", SCHEDULES),
-        ):
+        for name, choices in (("standardize", STANDARDIZATIONS),):
             if getattr(self, name) not in choices:
                 raise ValueError(unknown(name, getattr(self, name), choices))
-        NORMS[self.norm]
-        make_activation(self.activation)
+        self._check_layers()
         Moments.of(self.snapshots)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
 
+    def _check_layers(self) -> None:
+        """Refuse layers and weights that cannot be built, whatever their shape."""
+        taken = ARCHITECTURES.options(self.model)
+        if "norm" in taken:
+            make_norm(self.norm, 8, 2)
+        if "activation" in taken:
+            make_activation(self.activation, 8)
+        check_initialization(self.init)
+
     def _fill_in(self) -> None:
-        architecture, optimizer = ARCHITECTURES.options(self.model), OPTIMIZERS.options(self.optimizer)
+        architecture = ARCHITECTURES.options(self.model)
         ARCHITECTURES.check(self.model, self._given(_ARCHITECTURE_OPTIONS, architecture))
-        OPTIMIZERS.check(self.optimizer, self._given(_OPTIMIZER_OPTIONS, optimizer))
-        for name, default in {**architecture, **optimizer, "lr": default_lr(self.optimizer)}.items():
+        for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
+        for registry in (SCHEDULES, LR_SCALINGS):
+            object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
+
+    def _of_optimizer(self) -> dict[str, Any]:
+        """Write the optimizer in one way, and return what its fields are where they are left out."""
+        name, written = OPTIMIZERS.read(self.optimizer)
+        taken = OPTIMIZERS.options(name)
+        given = self._given(_OPTIMIZER_OPTIONS, taken)
+        OPTIMIZERS.check(name, given)
+        for option in set(given) & set(written):
+            raise ValueError(f"{option} is given twice, as {given[option]} and in {self.optimizer!r}; leave one out")
+        if name in FULL_BATCH:
+            if self.batch_size not in ("all", 128):
+                raise ValueError(
+                    f"optimizer {name!r} takes all training examples at each step, got batch_size {self.batch_size}; "
+                    "leave it out, or choose 'sgd'"
+                )
+            object.__setattr__(self, "batch_size", "all")
+        rest = {option: value for option, value in written.items() if option not in _OPTIMIZER_OPTIONS}
+        object.__setattr__(self, "optimizer", OPTIMIZERS.write(name, rest))
+        fields = {option: written.get(option, taken[option]) for option in _OPTIMIZER_OPTIONS if option in taken}
+        return {**fields, "lr": default_lr(name)}
 
     def _given(self, names: tuple[str, ...], taken: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that were given; a skip that is on is none to a network that has no skips."""
@@ -144,9 +193,16 @@ class RunConfig:
         return {name: getattr(self, name) for name in ARCHITECTURES.options(self.model)}
 
     @property
+    def optimizer_name(self) -> str:
+        """The optimizer without its options."""
+        return OPTIMIZERS.read(self.optimizer)[0]
+
+    @property
     def optimizer_options(self) -> dict[str, Any]:
-        """What `build_optimizer` takes besides the learning rate and weight decay."""
-        return {name: getattr(self, name) for name in OPTIMIZERS.options(self.optimizer)}
+        """What `build_optimizer` takes besides the name, the learning rate and weight decay."""
+        name, options = OPTIMIZERS.read(self.optimizer)
+        taken = OPTIMIZERS.options(name)
+        return {**taken, **options, **{o: getattr(self, o) for o in _OPTIMIZER_OPTIONS if o in taken}}
 
     @property
     def data_options(self) -> dict[str, Any]:
@@ -184,9 +240,11 @@ class RunConfig:
     @property
     def name(self) -> str:
         """A name for people, unique by its end: "digits-resnet8-batch-sgd-b128-s0-1a2b3c"."""
-        words = [self.data.partition(":")[0], f"{self.model}{self.depth or ''}", self.norm, self.optimizer]
-        kept = [word for word in words if word and word != "none"]
-        return "-".join([*kept, f"b{self.batch_size}", f"s{self.seed}", self.hash[:6]])
+        model, norm = f"{self.model}{self.depth or ''}", self.norm.partition(":")[0]
+        words = [self.data.partition(":")[0], model, norm, self.optimizer_name]
+        kept = [word for word in words if word not in ("", "none", "default")]
+        batch = "full" if self.batch_size == "all" else f"b{self.batch_size}"
+        return "-".join([*kept, batch, f"s{self.seed}", self.hash[:6]])
 
 
 _WHOLE = {
@@ -195,12 +253,21 @@ _WHOLE = {
     "data_seed": 0,
     "width": 1,
     "depth": 1,
-    "batch_size": 1,
+    "heads": 1,
+    "patch": 1,
     "warmup": 0,
 }
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
-_REAL |= {"label_noise": (0, 1)}
+_REAL |= {"label_noise": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
+_ABOVE_0 = ("clip_norm", "clip_value")
+
+
+def _check_training(config: RunConfig) -> None:
+    """Refuse options of optimizer, schedule and scaling that are out of range."""
+    check_optimizer(config.optimizer_name, config.lr or 0.0, config.weight_decay, **config.optimizer_options)
+    make_schedule(config.schedule, total=1000)
+    scaled_lr(1.0, config.lr_scaling, batch_size=1)
 
 
 def _check_numbers(config: RunConfig) -> None:
@@ -214,6 +281,12 @@ def _check_numbers(config: RunConfig) -> None:
             continue
         if not isinstance(value, int | float) or not low <= value <= high or not math.isfinite(value):
             raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
+    if config.batch_size != "all" and (type(config.batch_size) is not int or config.batch_size < 1):
+        raise ValueError(f"batch_size must be a whole number of at least 1, or all, got {config.batch_size!r}")
+    for name in _ABOVE_0:
+        value = getattr(config, name)
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ValueError(f"{name} must be a number above 0, got {value!r}; leave it out to clip nothing")
     if config.betas is not None and not (len(config.betas) == 2 and all(0 <= beta < 1 for beta in config.betas)):
         raise ValueError(f"betas must be two numbers in [0, 1), got {config.betas}")
     if config.val_fraction == 1:

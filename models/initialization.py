@@ -1,7 +1,8 @@
 """Initial weights, by name, from an explicit generator.
 
 A scheme fills the weights of linear and convolutional layers; their biases become zero and the scales and
-shifts of norms keep their ones and zeros.
+shifts of norms keep their ones and zeros. Steps may follow it, one after the other, as in
+"he-normal+zero-last-gamma" or "orthogonal+lsuv+bias:0.01" (see `models.initialization_steps`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import init
 
+from models.initialization_steps import STEPS, WEIGHTED
+from models.layers import Drawn
 from models.registry import Registry
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
 INITIALIZATIONS = Registry("initialization")
-"""Functions `(weight, generator)` that fill one weight in place."""
+"""Functions `(weight, generator, *, options)` that fill one weight in place."""
 
-Fill = Callable[[Tensor, torch.Generator], object]
+Fill = Callable[..., object]
 
 
 @INITIALIZATIONS.register("default")
@@ -36,9 +37,30 @@ def zeros(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @INITIALIZATIONS.register("constant")
-def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill with 0.1: all units of a layer stay equal for ever."""
-    return init.constant_(weight, 0.1)
+def constant(weight: Tensor, generator: torch.Generator, *, value: float = 0.1) -> Tensor:
+    """Fill with one value: all units of a layer stay equal for ever."""
+    return init.constant_(weight, value)
+
+
+@INITIALIZATIONS.register("normal")
+def normal(weight: Tensor, generator: torch.Generator, *, std: float) -> Tensor:
+    """Fill from N(0, std^2), whatever the width.
+
+    Raises:
+        ValueError: If the deviation is negative.
+    """
+    return init.normal_(weight, std=_not_negative("normal", "std", std), generator=generator)
+
+
+@INITIALIZATIONS.register("uniform")
+def uniform(weight: Tensor, generator: torch.Generator, *, bound: float) -> Tensor:
+    """Fill uniformly in +-bound, whatever the width.
+
+    Raises:
+        ValueError: If the bound is negative.
+    """
+    bound = _not_negative("uniform", "bound", bound)
+    return init.uniform_(weight, -bound, bound, generator=generator)
 
 
 @INITIALIZATIONS.register("small-normal")
@@ -51,6 +73,18 @@ def small_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
 def large_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
     """Fill from N(0, 1), far beyond what keeps activations in range."""
     return init.normal_(weight, std=1.0, generator=generator)
+
+
+@INITIALIZATIONS.register("lecun-uniform")
+def lecun_uniform(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill uniformly in +-sqrt(3 / fan_in), the variance of "lecun-normal"."""
+    return init.kaiming_uniform_(weight, nonlinearity="linear", generator=generator)
+
+
+@INITIALIZATIONS.register("lecun-normal")
+def lecun_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill from N(0, 1 / fan_in), which linear layers and SELU preserve (LeCun et al. 1998, section 4.6)."""
+    return init.kaiming_normal_(weight, nonlinearity="linear", generator=generator)
 
 
 @INITIALIZATIONS.register("xavier-uniform")
@@ -78,28 +112,49 @@ def he_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @INITIALIZATIONS.register("orthogonal")
-def orthogonal(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Fill with a random orthogonal matrix, filters as rows (Saxe et al. 2014)."""
-    return init.orthogonal_(weight, generator=generator)
+def orthogonal(weight: Tensor, generator: torch.Generator, *, gain: float = 1.0) -> Tensor:
+    """Fill with `gain` times a random orthogonal matrix, filters as rows (Saxe et al. 2014)."""
+    return init.orthogonal_(weight, gain=gain, generator=generator)
+
+
+def check_initialization(text: str) -> None:
+    """Refuse a scheme or step that there is not, or whose options cannot be read.
+
+    Raises:
+        ValueError: If so.
+    """
+    scheme, *steps = text.split("+")
+    if scheme.partition(":")[0] in STEPS:
+        raise ValueError(f"{scheme!r} follows a scheme that fills the weights; write 'he-normal+{text}'")
+    INITIALIZATIONS.build(scheme, torch.empty(1, 1), torch.Generator())
+    for step in steps:
+        STEPS.read(step)
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, name: str, generator: torch.Generator) -> None:
+def initialize(model: nn.Module, text: str, generator: torch.Generator, inputs: Tensor | None = None) -> None:
     """Draw all weights of a model anew.
 
     Args:
-        model: Any module; its linear and convolutional layers are filled, in the order of `model.modules()`.
-        name: One of `INITIALIZATIONS`.
+        model: Any module; its linear and convolutional layers are filled, and its modules that are `Drawn` draw
+            themselves, in the order of `model.modules()`.
+        text: One of `INITIALIZATIONS` with its options, then any of `STEPS`, as in "he-normal+zero-last".
         generator: On the device of the weights. The global random state stays untouched.
+        inputs: (N, ...) examples, on the device of the weights; only "lsuv" looks at them.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: If a name or an option is unknown, a step finds nothing to act on, or inputs are missing.
     """
+    check_initialization(text)
+    scheme, *steps = text.split("+")
+    name, options = INITIALIZATIONS.read(scheme)
     fill: Fill = INITIALIZATIONS[name]
     for layer in model.modules():
+        if isinstance(layer, Drawn):
+            layer.draw(generator)
         if not isinstance(layer, WEIGHTED):
             continue
-        fill(layer.weight, generator)
+        fill(layer.weight, generator, **options)
         if layer.bias is None:
             continue
         if name == "default":
@@ -107,3 +162,11 @@ def initialize(model: nn.Module, name: str, generator: torch.Generator) -> None:
             init.uniform_(layer.bias, -bound, bound, generator=generator)
         else:
             init.zeros_(layer.bias)
+    for step in steps:
+        STEPS.build(step, model, generator, inputs)
+
+
+def _not_negative(name: str, option: str, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"initialization {name!r}: {option} must be at least 0 and finite, got {value}")
+    return value

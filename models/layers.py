@@ -6,93 +6,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from models.registry import Registry
-
-ACTIVATIONS = Registry("activation")
-ACTIVATIONS.update(
-    {
-        "relu": nn.ReLU,
-        "tanh": nn.Tanh,
-        "sigmoid": nn.Sigmoid,
-        "leaky-relu": nn.LeakyReLU,
-        "elu": nn.ELU,
-        "gelu": nn.GELU,
-        "silu": nn.SiLU,
-        "identity": nn.Identity,
-    }
-)
-
-NORMS = Registry("norm")
-
-
-@NORMS.register("none")
-def no_norm(channels: int, dimensions: int) -> nn.Module:
-    """Leave activations as they are."""
-    return nn.Identity()
-
-
-@NORMS.register("batch")
-def batch_norm(channels: int, dimensions: int) -> nn.Module:
-    """Normalize each channel over the batch (Ioffe & Szegedy 2015)."""
-    return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
-
-
-@NORMS.register("layer")
-def layer_norm(channels: int, dimensions: int) -> nn.Module:
-    """Normalize each example over all its channels and places (Ba et al. 2016)."""
-    return nn.GroupNorm(1, channels) if dimensions else nn.LayerNorm(channels)
-
-
-@NORMS.register("instance")
-def instance_norm(channels: int, dimensions: int) -> nn.Module:
-    """Normalize each channel of each example over its places (Ulyanov et al. 2016)."""
-    if not dimensions:
-        raise ValueError("norm 'instance' averages over places, which a vector has none of; choose 'layer'")
-    kind = nn.InstanceNorm2d if dimensions == 2 else nn.InstanceNorm1d
-    return kind(channels, affine=True)
-
-
-@NORMS.register("group")
-def group_norm(channels: int, dimensions: int) -> nn.Module:
-    """Normalize each example over groups of channels (Wu & He 2018): eight, or fewer where eight do not fit.
-
-    A group holds at least two channels, since one alone has no spread in a vector.
-    """
-    groups = math.gcd(channels, 8)
-    return nn.GroupNorm(groups if channels // groups > 1 else max(groups // 2, 1), channels)
-
-
-def make_norm(name: str, channels: int, dimensions: int) -> nn.Module:
-    """Build a normalization layer.
-
-    Raises:
-        ValueError: If the name is unknown, or the norm cannot work on these axes.
-    """
-    return NORMS[name](channels, dimensions)
-
-
-def make_activation(name: str) -> nn.Module:
-    """Build an activation; the slope of a leaky ReLU stands in its name, as in "leaky-relu:0.01".
-
-    There is no default slope, because the literature has two (0.01 and 0.1).
-
-    Raises:
-        ValueError: If the name is unknown, or a slope is missing, unreadable or misplaced.
-    """
-    kind, _, slope = name.partition(":")
-    build = ACTIVATIONS[kind]
-    if kind != "leaky-relu":
-        if slope:
-            raise ValueError(f"activation {kind!r} takes no slope, got {name!r}; write {kind!r}")
-        return build()
-    try:
-        return build(float(slope))
-    except ValueError:
-        raise ValueError(f"activation 'leaky-relu' needs its slope, as in 'leaky-relu:0.01', got {name!r}") from None
+from models.activations import make_activation, pieces_of
+from models.normalization import make_norm
 
 
 def spatial_dimensions(input_shape: tuple[int, ...], model: str) -> int:
@@ -110,23 +33,46 @@ def spatial_dimensions(input_shape: tuple[int, ...], model: str) -> int:
     return len(input_shape) - 1
 
 
-def conv(dimensions: int, channels_in: int, channels_out: int, kernel: int, **options) -> nn.Module:
+def conv(dimensions: int, channels_in: int, channels_out: int, kernel: int, **options: Any) -> nn.Module:
     """Build a convolution over `dimensions` axes."""
     return (nn.Conv2d if dimensions == 2 else nn.Conv1d)(channels_in, channels_out, kernel, **options)
 
 
-def conv_block(dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str) -> nn.Sequential:
-    """Build convolution of width three, norm, activation; there is a bias only where no norm follows."""
+def activated(
+    layer: Callable[[int], nn.Module], channels: int, dimensions: int, norm: str, activation: str
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Build a weighted layer, its norm and its activation, which together give `channels`.
+
+    Args:
+        layer: Builds the layer for a number of output channels: more than `channels` before maxout.
+        channels: Channels after the activation.
+        dimensions: Spatial axes.
+        norm: A norm with its options.
+        activation: An activation with its options.
+    """
+    wide = channels * pieces_of(activation)
+    return layer(wide), make_norm(norm, wide, dimensions), make_activation(activation, channels)
+
+
+def conv_block(
+    dimensions: int, channels_in: int, channels_out: int, norm: str, activation: str, kernel: int = 3, **options: Any
+) -> nn.Sequential:
+    """Build convolution, norm, activation; there is a bias only where no norm follows.
+
+    The convolution has odd width and keeps the sides, but for a `stride` among its options.
+    """
+    options = {"padding": kernel // 2, "bias": norm == "none", **options}
+    convolve = partial(conv, dimensions, channels_in, kernel=kernel, **options)
+    parts = activated(convolve, channels_out, dimensions, norm, activation)
     block = nn.Sequential()
-    block.add_module("conv", conv(dimensions, channels_in, channels_out, 3, padding=1, bias=norm == "none"))
-    block.add_module("norm", make_norm(norm, channels_out, dimensions))
-    block.add_module("activation", make_activation(activation))
+    for name, part in zip(("conv", "norm", "activation"), parts, strict=True):
+        block.add_module(name, part)
     return block
 
 
-def max_pool(dimensions: int) -> nn.Module:
-    """Build a pooling that halves each side."""
-    return nn.MaxPool2d(2) if dimensions == 2 else nn.MaxPool1d(2)
+def max_pool(dimensions: int, kernel: int = 2, stride: int = 2) -> nn.Module:
+    """Build a pooling: by default one that halves each side; one of odd width also looks beyond the edges."""
+    return (nn.MaxPool2d if dimensions == 2 else nn.MaxPool1d)(kernel, stride, padding=kernel // 2 if kernel % 2 else 0)
 
 
 def mean_pool(dimensions: int) -> nn.Module:
@@ -140,3 +86,50 @@ class GlobalMean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Average over every axis but the first two."""
         return x.flatten(2).mean(2)
+
+
+class ChannelsSecond(nn.Module):
+    """A layer for (N, C, L), given sequences of vectors (N, L, C).
+
+    Attributes:
+        layer: That layer.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, L, C) to (N, L, C')."""
+        return self.layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Drawn(nn.Module):
+    """A module with tensors of its own that are drawn, not learned from zero: `initialize` calls `draw`."""
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw them anew, in place."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What a residual block adds to what goes around it.
+
+    Attributes:
+        layers: Its weighted layers, from first to last.
+        norms: Its norms, from first to last.
+        ends_with_norm: Whether the last norm comes after the last layer.
+    """
+
+    layers: tuple[nn.Module, ...]
+    norms: tuple[nn.Module, ...]
+    ends_with_norm: bool
+
+
+class Residual(nn.Module):
+    """A block with residual branches, which initializations can treat apart."""
+
+    def branches(self) -> list[Branch]:
+        """List the branches; none where the block has no way around them."""
+        raise NotImplementedError

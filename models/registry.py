@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, TypeVar
+
+from landscape.fields import parse
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -13,7 +17,8 @@ T = TypeVar("T", bound=Callable[..., Any])
 class Registry(dict[str, Callable[..., Any]]):
     """The choices of one kind, by name; an unknown name is answered with the nearest one.
 
-    The keyword-only parameters of a registered callable are the options that it takes.
+    The keyword-only parameters of a registered callable are the options that it takes. A choice can be written with
+    them as one text, "name:value,option=value": by name, or in the order in which they are declared.
 
     Attributes:
         kind: What is chosen, for messages: "model", "optimizer", ...
@@ -24,6 +29,8 @@ class Registry(dict[str, Callable[..., Any]]):
         ... def blue(*, shade=1): return f"blue {shade}"
         >>> colours.options("blue")
         {'shade': 1}
+        >>> colours.read("blue:2") == colours.read("blue:shade=2") == ("blue", {"shade": "2"})
+        True
         >>> colours["bleu"]
         Traceback (most recent call last):
         ValueError: unknown colour 'bleu'; did you mean 'blue'? Choose one of: blue
@@ -64,6 +71,62 @@ class Registry(dict[str, Callable[..., Any]]):
         if strange := sorted(set(options) - set(taken)):
             listed = ", ".join(taken) or "none"
             raise ValueError(f"{self.kind} {name!r} takes no option {', '.join(strange)}; it takes: {listed}")
+
+    def read(self, text: str) -> tuple[str, dict[str, Any]]:
+        """Read a choice that is written with its options.
+
+        Args:
+            text: As in "none", "leaky-relu:0.01" or "batch-renorm:r_max=2,d_max=1".
+
+        Returns:
+            The name, and the options that were given, as their annotations say.
+
+        Raises:
+            ValueError: If the name or an option is unknown, a value cannot be read, or an option without a default is
+                missing.
+        """
+        name, colon, written = text.partition(":")
+        taken = self.options(name)
+        given: dict[str, Any] = {}
+        for position, word in enumerate(written.split(",") if colon else []):
+            option, _, value = word.rpartition("=")
+            option = option or next(islice(taken, position, None), word)
+            self.check(name, {option: value})
+            if option in given:
+                raise ValueError(f"{self.kind} {text!r} gives {option} twice")
+            given[option] = self._value(name, option, value)
+        if missing := [o for o, default in taken.items() if default is inspect.Parameter.empty and o not in given]:
+            raise ValueError(f"{self.kind} {name!r} needs its {missing[0]}, got {text!r}; write '{name}:VALUE'")
+        return name, given
+
+    def build(self, text: str, *arguments: Any) -> Any:
+        """Call a choice that is written with its options.
+
+        Raises:
+            ValueError: As `read` does, or as the choice itself does.
+        """
+        name, options = self.read(text)
+        return self[name](*arguments, **options)
+
+    def write(self, name: str, options: dict[str, Any]) -> str:
+        """Write a choice with its options so that equal ones have one text: in order, and without what is default.
+
+        Raises:
+            ValueError: If the name or an option is unknown.
+        """
+        self.check(name, options)
+        given = [(o, options[o]) for o, default in self.options(name).items() if options.get(o, default) != default]
+        return f"{name}:{','.join(f'{option}={_text(value)}' for option, value in given)}" if given else name
+
+    def _value(self, name: str, option: str, value: str) -> Any:
+        try:
+            return parse(value, typing.get_type_hints(self[name]).get(option, str))
+        except ValueError as error:
+            raise ValueError(f"{self.kind} {name!r}: {option}: {error}") from None
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def unknown(kind: str, name: str, choices: Any) -> str:

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor on the learning rate as a function of the step."""
+"""Learning-rate schedules, a factor on the learning rate as a function of the step, and its scaling with the batch."""
 
 from __future__ import annotations
 
@@ -7,57 +7,192 @@ from collections.abc import Callable
 
 from models.registry import Registry
 
+Schedule = Callable[[int], float]
+
 SCHEDULES = Registry("schedule")
-"""Functions `(t, total, warmup)`: the factor `t` steps after warm-up, of `total` such steps."""
+"""Functions `(total, warmup, *, options)`: the factor as a function of t, the steps since warm-up, of `total` such."""
+
+LR_SCALINGS = Registry("lr_scaling")
+"""Functions `(batch_size, *, options)`: the factor on the learning rate of a batch of that size."""
 
 
 @SCHEDULES.register("constant")
-def constant(t: int, total: int, warmup: int) -> float:
+def constant(total: int, warmup: int) -> Schedule:
     """Stay at 1."""
-    return 1.0
+    return lambda t: 1.0
 
 
 @SCHEDULES.register("step")
-def step_decay(t: int, total: int, warmup: int) -> float:
-    """Divide by ten after 30, 60 and 90 percent of the steps (He et al. 2016)."""
-    return 0.1 ** sum(t * 100 >= share * total for share in (30, 60, 90))
+def step_decay(total: int, warmup: int, *, at: str = "30/60/90", factor: float = 0.1) -> Schedule:
+    """Multiply by a factor at each of these percentages of the steps (He et al. 2016)."""
+    _require(factor > 0, "factor above 0", factor)
+    try:
+        percentages = [float(part) for part in at.split("/")]
+    except ValueError:
+        percentages = [-1.0]
+    _require(all(0 <= each <= 100 for each in percentages), "percentages such as at=30/60/90", at)
+    return lambda t: factor ** sum(t * 100 >= each * total for each in percentages)
 
 
 @SCHEDULES.register("cosine")
-def cosine(t: int, total: int, warmup: int) -> float:
-    """Fall as (1 + cos(pi t / total)) / 2 (Loshchilov & Hutter 2017, without restarts)."""
-    return (1 + math.cos(math.pi * min(t / total, 1))) / 2
+def cosine(total: int, warmup: int, *, floor: float = 0.0) -> Schedule:
+    """Fall to a floor as (1 + cos(pi t / total)) / 2 (Loshchilov & Hutter 2017, without restarts)."""
+    _require_share(floor=floor)
+    return lambda t: floor + (1 - floor) * (1 + math.cos(math.pi * min(t / total, 1))) / 2
+
+
+@SCHEDULES.register("cosine-restarts")
+def cosine_restarts(total: int, warmup: int, *, cycles: int = 5, longer: float = 1.0, floor: float = 0.0) -> Schedule:
+    """Fall as a cosine, and start anew, each cycle longer than the last by a factor (Loshchilov & Hutter 2017).
+
+    With cycles of one length this is the schedule of snapshot ensembles (Huang et al. 2017, equation 2): the model at
+    the end of each cycle is one of them.
+    """
+    _require(cycles >= 1, "cycles of at least 1", cycles)
+    _require(longer > 0, "longer above 0", longer)
+    _require_share(floor=floor)
+    lengths = [longer**cycle for cycle in range(cycles)]
+    ends = [math.ceil(total * sum(lengths[: cycle + 1]) / sum(lengths)) for cycle in range(cycles)]
+
+    def factor(t: int) -> float:
+        now = sum(t >= end for end in ends[:-1])
+        start = ends[now - 1] if now else 0
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min((t - start) / max(ends[now] - start, 1), 1))) / 2
+
+    return factor
+
+
+@SCHEDULES.register("triangular")
+def triangular(total: int, warmup: int, *, cycles: int = 5, floor: float = 0.1) -> Schedule:
+    """Fall to a floor and rise to 1 in straight lines, so many times (Smith 2017; Garipov et al. 2018).
+
+    The models in the middle of each cycle are those of a fast geometric ensemble.
+    """
+    _require(cycles >= 1, "cycles of at least 1", cycles)
+    _require_share(floor=floor)
+    return lambda t: floor + (1 - floor) * abs(1 - 2 * (t * cycles / total % 1))
 
 
 @SCHEDULES.register("linear")
-def linear(t: int, total: int, warmup: int) -> float:
-    """Fall as 1 - t / total."""
-    return max(1 - t / total, 0.0)
+def linear(total: int, warmup: int, *, floor: float = 0.0) -> Schedule:
+    """Fall to a floor as 1 - t / total."""
+    _require_share(floor=floor)
+    return lambda t: floor + (1 - floor) * max(1 - t / total, 0.0)
 
 
 @SCHEDULES.register("inverse-sqrt")
-def inverse_sqrt(t: int, total: int, warmup: int) -> float:
+def inverse_sqrt(total: int, warmup: int) -> Schedule:
     """Fall as sqrt(w / (w + t)) with w = max(warmup, 1), and so meet the warm-up (Vaswani et al. 2017)."""
     scale = max(warmup, 1)
-    return math.sqrt(scale / (scale + t))
+    return lambda t: math.sqrt(scale / (scale + t))
 
 
-def make_schedule(name: str, total: int, warmup: int = 0) -> Callable[[int], float]:
+@SCHEDULES.register("exponential")
+def exponential(total: int, warmup: int, *, start: float = 1.0, end: float = 0.01) -> Schedule:
+    """Go from start at the first step to end at the last by equal factors; 1e-6 to 1 is a range test (Smith 2017)."""
+    _require(start > 0 and end > 0, "start and end above 0", (start, end))
+    return lambda t: start * (end / start) ** min(t / max(total - 1, 1), 1)
+
+
+@SCHEDULES.register("swa")
+def averaging_tail(
+    total: int, warmup: int, *, tail: float = 0.25, high: float = 0.5, low: float | None = None, cycles: int = 0
+) -> Schedule:
+    """Fall to a high rate and stay there, or cycle between high and low, to average weights (Izmailov et al. 2018).
+
+    The tail is a share of the steps. Before it the factor is 1 for half of the way, falls in a straight line to `high`
+    at nine tenths, and stays; in the tail each cycle falls from `high` to `low` (a tenth of it by default) in a
+    straight line.
+    """
+    _require_share(tail=tail)
+    _require(0 < high <= 1, "high above 0 and at most 1", high)
+    _require(cycles >= 0, "cycles of at least 0", cycles)
+    _require(low is None or cycles > 0, "low only with cycles", low)
+    bottom = high / 10 if low is None else low
+    _require(0 <= bottom <= high, f"low from 0 to high={high}", bottom)
+    begin = total - math.floor(tail * total)
+
+    def factor(t: int) -> float:
+        if t < begin:
+            fallen = min(max((t / begin - 0.5) / 0.4, 0.0), 1.0)
+            return 1 - (1 - high) * fallen
+        if not cycles:
+            return high
+        place = min((t - begin) / max(total - begin, 1), 1) * cycles
+        return high - (high - bottom) * (place % 1)
+
+    return factor
+
+
+@LR_SCALINGS.register("none")
+def no_scaling(batch_size: int) -> float:
+    """Take the learning rate as it is given."""
+    return 1.0
+
+
+@LR_SCALINGS.register("linear")
+def linear_scaling(batch_size: int, *, reference: int) -> float:
+    """Scale by the batch size over that of the reference, whose learning rate is given (Goyal et al. 2017)."""
+    _require(reference >= 1, "reference of at least 1", reference)
+    return batch_size / reference
+
+
+@LR_SCALINGS.register("sqrt")
+def root_scaling(batch_size: int, *, reference: int) -> float:
+    """Scale by the square root of the batch size over that of the reference (Krizhevsky 2014)."""
+    _require(reference >= 1, "reference of at least 1", reference)
+    return math.sqrt(batch_size / reference)
+
+
+def make_schedule(text: str, total: int, warmup: int = 0) -> Schedule:
     """Return the factor on the learning rate as a function of the step, counted from 0 (for `LambdaLR`).
 
     Args:
-        name: One of `SCHEDULES`.
+        text: One of `SCHEDULES`, alone or with options, as in "step:at=50/75,factor=0.2".
         total: Steps of the whole training, warm-up included.
-        warmup: Steps of linear warm-up: step k < warmup has the factor (k + 1) / warmup.
+        warmup: Steps of linear warm-up: step k < warmup has the factor (k + 1) / warmup of what comes after.
 
     Raises:
-        ValueError: If the name is unknown, or `warmup` is negative or leaves no step after it.
+        ValueError: If the name is unknown, an option is not taken or out of range, or `warmup` is negative or leaves no
+            step after it.
     """
-    decay = SCHEDULES[name]
     if warmup < 0 or warmup >= max(total, 1):
         raise ValueError(f"warmup must be at least 0 and less than the {total} steps of the training, got {warmup}")
+    name, options = SCHEDULES.read(text)
+    try:
+        decay = SCHEDULES[name](max(total - warmup, 1), warmup, **options)
+    except ValueError as error:
+        raise ValueError(f"schedule {name!r} {error}") from None
 
     def factor(step: int) -> float:
-        return (step + 1) / warmup if step < warmup else decay(step - warmup, max(total - warmup, 1), warmup)
+        return decay(0) * (step + 1) / warmup if step < warmup else decay(step - warmup)
 
     return factor
+
+
+def scaled_lr(lr: float, text: str, batch_size: int) -> float:
+    """Scale a learning rate with the batch size.
+
+    Args:
+        lr: That of the reference.
+        text: One of `LR_SCALINGS` with its options, as in "linear:256" or "none".
+        batch_size: Examples a step.
+
+    Raises:
+        ValueError: If the name is unknown, or an option is missing, not taken or out of range.
+    """
+    name, options = LR_SCALINGS.read(text)
+    try:
+        return lr * LR_SCALINGS[name](batch_size, **options)
+    except ValueError as error:
+        raise ValueError(f"lr_scaling {name!r} {error}") from None
+
+
+def _require(holds: bool, what: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"needs {what}, got {got}")
+
+
+def _require_share(**values: float) -> None:
+    for name, value in values.items():
+        _require(0 <= value < 1, f"{name} in [0, 1)", value)

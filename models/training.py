@@ -28,11 +28,12 @@ from models.classifier import Classifier, Loss
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
 from models.devices import find_device
+from models.gradients import GradientRules
 from models.initialization import initialize
 from models.opened import OPTIMIZER_FILE, SCHEMA_VERSION
 from models.optimizers import build_optimizer
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
-from models.schedules import make_schedule
+from models.schedules import make_schedule, scaled_lr
 from models.seeds import derived_seed
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -50,11 +51,16 @@ class Training:
             config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
         )
         seed = derived_seed(config.seed, "weights")
-        initialize(self.network, config.init, torch.Generator().manual_seed(seed))
+        first = self.data.train.inputs[: config.batch_size if config.batch_size != "all" else None]
+        initialize(self.network, config.init, torch.Generator().manual_seed(seed), first)
         _refuse_lonely_example(config, self.data)
-        self.loader = TensorLoader(self.data.train.to(self.device), config.batch_size, shuffle=True, seed=config.seed)
+        count = len(self.data.train.targets)
+        self.batch_size = count if config.batch_size == "all" else config.batch_size
+        self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
         self._optimizer()(self.network.parameters())  # settings that it refuses fail here, before anything is written
-        self.module = Classifier(self.network, self._optimizer(), self._schedule(), config.seed)
+        self.module = Classifier(
+            self.network, self._optimizer(), self._schedule(), config.seed, rules=self._rules(), sam=config.sam
+        )
 
     def run(self, store: Store, progress: Progress | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""
@@ -100,11 +106,15 @@ class Training:
         c = self.config
         return partial(
             _build_optimizer,
-            name=c.optimizer,
-            lr=c.lr,
-            weight_decay=c.weight_decay,
+            name=c.optimizer_name,
+            lr=scaled_lr(c.lr, c.lr_scaling, min(self.batch_size, len(self.data.train.targets))),
+            weight_decay=0.0 if c.decoupled else c.weight_decay,
             options=c.optimizer_options,
         )
+
+    def _rules(self) -> GradientRules:
+        c = self.config
+        return GradientRules(c.clip_value, c.clip_norm, c.l1, c.weight_decay if c.decoupled else 0.0)
 
     def _schedule(self) -> Callable[[int], float] | None:
         c = self.config
@@ -128,7 +138,7 @@ class Training:
         if self.config.keep_best and best.exists():
             fit_weights(self.network, load_weights(best)[0])
         save_weights(store.path / "weights.safetensors", self.network.state_dict())
-        found = {}
+        found = {"optimizer_state_bytes": float(self._optimizer_state().nbytes)}
         for name, examples in (("test", self.data.test), ("final_train", self.data.train)):
             loss, accuracy = measure(self.network, examples, self.module.loss)
             found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
@@ -136,9 +146,11 @@ class Training:
 
     def _save_optimizer(self, store: Store) -> None:
         """Save the optimizer's last state, with the digest of the last weights: those that are kept may be others."""
+        self._optimizer_state().save(store.path / OPTIMIZER_FILE, digest_tensors(self.network.state_dict()))
+
+    def _optimizer_state(self) -> OptimizerState:
         (optimizer,) = self.module.trainer.optimizers
-        state = OptimizerState.of(optimizer, self.network)
-        state.save(store.path / OPTIMIZER_FILE, digest_tensors(self.network.state_dict()))
+        return OptimizerState.of(optimizer, self.network)
 
 
 @torch.no_grad()
@@ -165,7 +177,8 @@ def _build_optimizer(parameters: Any, *, name: str, lr: float, weight_decay: flo
 def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
     """Batch normalization of vectors has nothing to average over in a batch of one example."""
     count = len(data.train.targets)
-    if config.model == "mlp" and config.norm == "batch" and 1 in (count, count % config.batch_size):
+    last = count if config.batch_size == "all" else count % config.batch_size
+    if config.model == "mlp" and config.norm.partition(":")[0] in ("batch", "ghost-batch") and 1 in (count, last):
         raise ValueError(
             f"{count} training examples leave a batch of one, which batch normalization cannot normalize; "
             "choose another batch_size or train_size"

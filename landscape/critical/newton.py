@@ -62,7 +62,7 @@ def newton(
         ValueError: If a number is out of range, or loss or gradient at the start is not finite.
         RuntimeError: If a Hessian product is not finite.
     """
-    return _curved(objective, theta, damping, steps, tol, subspace, lambda values, mu: values + mu)
+    return _curved(objective, theta, damping, steps, tol, subspace, saddle_free=False)
 
 
 def saddle_free_newton(
@@ -91,7 +91,34 @@ def saddle_free_newton(
         Dauphin et al., "Identifying and attacking the saddle point problem in high-dimensional non-convex
         optimization", NeurIPS 2014, section 6.
     """
-    return _curved(objective, theta, damping, steps, tol, subspace, lambda values, mu: values.abs() + mu)
+    return _curved(objective, theta, damping, steps, tol, subspace, saddle_free=True)
+
+
+def newton_step(
+    values: Tensor, vectors: Tensor, gradient: Tensor, damping: float = 0.0, saddle_free: bool = False
+) -> Tensor:
+    """What a step of Newton's kind subtracts, (H + mu I)^-1 g or (|H| + mu I)^-1 g; nothing where that has no inverse.
+
+    Args:
+        values: (m,) float64, eigenvalues of H.
+        vectors: (m, P) float64, its eigenvectors as rows.
+        gradient: (P,).
+        damping: mu in multiples of the largest curvature magnitude.
+        saddle_free: Whether curvature counts by its magnitude.
+
+    Returns:
+        (P,) float64.
+    """
+    coordinates, unit = vectors @ gradient.double(), values.abs().max().item()
+    divisor = (values.abs() if saddle_free else values) + damping * unit
+    kept = divisor.abs() > torch.finfo(torch.float64).eps * unit
+    return vectors.T @ torch.where(kept, coordinates / torch.where(kept, divisor, torch.ones_like(divisor)), 0.0)
+
+
+def decomposed(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (P,) and eigenvectors (P, P), as rows, of a Hessian (P, P) that is symmetric up to rounding."""
+    values, vectors = torch.linalg.eigh((hessian + hessian.T) / 2)
+    return values, vectors.T
 
 
 def gradient_descent(
@@ -121,7 +148,7 @@ def _curved(
     steps: int,
     tol: float,
     subspace: int | None,
-    curvature: Callable[[Tensor, float], Tensor],
+    saddle_free: bool,
 ) -> Descent:
     dampings = [float(d) for d in (damping if isinstance(damping, Sequence) else [damping])]
     if not dampings or not all(0 <= d < float("inf") for d in dampings):
@@ -131,13 +158,7 @@ def _curved(
 
     def move(at: Tensor, gradient: Tensor) -> Tensor:
         values, vectors = _decomposed(objective, at, gradient, subspace)
-        coordinates, unit = vectors @ gradient.double(), values.abs().max().item()
-        points = []
-        for each in dampings:
-            divisor = curvature(values, each * unit)
-            kept = divisor.abs() > torch.finfo(torch.float64).eps * unit
-            step = torch.where(kept, coordinates / torch.where(kept, divisor, torch.ones_like(divisor)), 0.0)
-            points.append(at - (vectors.T @ step).to(at.dtype))
+        points = [at - newton_step(values, vectors, gradient, each, saddle_free).to(at.dtype) for each in dampings]
         if len(points) == 1:
             return points[0]
         losses = objective.losses(torch.stack(points)).nan_to_num(nan=float("inf"))
@@ -151,8 +172,7 @@ def _decomposed(objective: Objective, theta: Tensor, gradient: Tensor, subspace:
     hessian = Hessian(objective, theta)
     if subspace is None and hessian.size <= _DENSE_BELOW:
         matrix = finite(hessian.dense()).double()
-        values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-        return values, vectors.T
+        return decomposed(matrix)
     space = Krylov.of(hessian, gradient, subspace or 100)
     values, small = torch.linalg.eigh(space.symmetric)
     return values.to(theta.device), small.T.to(theta.device) @ space.basis.double()

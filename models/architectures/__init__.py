@@ -7,7 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.architectures import lenet, mlp, plain, resnet, vgg  # noqa: F401 (each registers what it builds)
+from models.architectures import (  # noqa: F401 (each registers what it builds)
+    alexnet,
+    inception,
+    lenet,
+    linear,
+    mlp,
+    mobilenet,
+    plain,
+    resnet,
+    vgg,
+    vit,
+)
 from models.architectures.registry import ARCHITECTURES
 
 __all__ = ["ARCHITECTURES", "build_model"]
@@ -20,7 +31,7 @@ def build_model(name: str, input_shape: tuple[int, ...], num_classes: int, **opt
         name: One of `ARCHITECTURES`.
         input_shape: Shape of one example, without the batch: (C, H, W), (C, L), or any for "mlp".
         num_classes: Number of outputs.
-        **options: What the architecture takes of `width`, `depth`, `norm`, `activation`, `skip`.
+        **options: What the architecture takes of `width`, `depth`, `norm`, `activation`, `skip`, `heads`, `patch`.
 
     Returns:
         The network, (N, *input_shape) -> (N, num_classes) logits.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import nn
 
 from models.architectures.registry import ARCHITECTURES
-from models.layers import conv, make_activation, make_norm, mean_pool, spatial_dimensions
+from models.layers import activated, conv, mean_pool, spatial_dimensions
 
 
 @ARCHITECTURES.register("lenet")
@@ -32,16 +33,18 @@ def lenet(
     network, channels, sides = nn.Sequential(), input_shape[0], input_shape[1:]
     for index, (channels_out, full_side) in enumerate(((width, 32), (round(width * 16 / 6), 10)), start=1):
         padding = 2 if min(sides) < full_side else 0
-        network.add_module(f"conv{index}", conv(dimensions, channels, channels_out, 5, padding=padding))
-        network.add_module(f"norm{index}", make_norm(norm, channels_out, dimensions))
-        network.add_module(f"activation{index}", make_activation(activation))
+        convolve = partial(conv, dimensions, channels, kernel=5, padding=padding)
+        parts = activated(convolve, channels_out, dimensions, norm, activation)
+        for name, part in zip(("conv", "norm", "activation"), parts, strict=True):
+            network.add_module(f"{name}{index}", part)
         network.add_module(f"pool{index}", mean_pool(dimensions))
         channels, sides = channels_out, tuple((side + 2 * padding - 4) // 2 for side in sides)
     network.add_module("flatten", nn.Flatten())
     features = channels * math.prod(sides)
     for index, units in enumerate((20 * width, 14 * width), start=3):
-        network.add_module(f"hidden{index}", nn.Linear(features, units))
-        network.add_module(f"activation{index}", make_activation(activation))
+        hidden, _, active = activated(partial(nn.Linear, features), units, 0, "none", activation)
+        network.add_module(f"hidden{index}", hidden)
+        network.add_module(f"activation{index}", active)
         features = units
     network.add_module("head", nn.Linear(features, num_classes))
     return network

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from functools import partial
 
 from torch import nn
 
 from models.architectures.registry import ARCHITECTURES
-from models.layers import make_activation, make_norm
+from models.layers import activated
 
 
 @ARCHITECTURES.register("mlp")
@@ -25,9 +26,9 @@ def mlp(
     network = nn.Sequential(OrderedDict(flatten=nn.Flatten()))
     features = math.prod(input_shape)
     for index in range(1, depth + 1):
-        network.add_module(f"hidden{index}", nn.Linear(features, width))
-        network.add_module(f"norm{index}", make_norm(norm, width, 0))
-        network.add_module(f"activation{index}", make_activation(activation))
+        parts = activated(partial(nn.Linear, features), width, 0, norm, activation)
+        for name, part in zip(("hidden", "norm", "activation"), parts, strict=True):
+            network.add_module(f"{name}{index}", part)
         features = width
     network.add_module("head", nn.Linear(features, num_classes))
     return network

@@ -1,14 +1,16 @@
-"""Residual networks for small inputs, with or without their skips: ResNet in its CIFAR form, WideResNet."""
+"""Residual networks for small inputs, with or without their skips: ResNet in its CIFAR form, pre-activation, wide."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
+from models.activations import make_activation, require_entrywise
 from models.architectures.registry import ARCHITECTURES
-from models.layers import GlobalMean, conv, make_activation, make_norm, spatial_dimensions
+from models.layers import Branch, GlobalMean, Residual, conv, spatial_dimensions
+from models.normalization import make_norm
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Residual):
     """Two convolutions and the way around them: `activation(shortcut(x) + f(x))`.
 
     Where the shape changes, the shortcut is a strided 1 x 1 convolution with norm ("option B" of the paper).
@@ -30,7 +32,8 @@ class ResidualBlock(nn.Module):
         self.norm1 = make_norm(norm, channels, dimensions)
         self.conv2 = conv(dimensions, channels, channels, 3, padding=1, bias=bias)
         self.norm2 = make_norm(norm, channels, dimensions)
-        self.activation = make_activation(activation)
+        self.activation1 = make_activation(activation, channels)
+        self.activation2 = make_activation(activation, channels)
         self.shortcut: nn.Module | None = None
         if skip and channels_in == channels:
             self.shortcut = nn.Identity()
@@ -40,11 +43,16 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, ...) to (N, C', ...), the sides divided by the stride."""
-        residual = self.norm2(self.conv2(self.activation(self.norm1(self.conv1(x)))))
-        return self.activation(residual if self.shortcut is None else residual + self.shortcut(x))
+        residual = self.norm2(self.conv2(self.activation1(self.norm1(self.conv1(x)))))
+        return self.activation2(residual if self.shortcut is None else residual + self.shortcut(x))
+
+    def branches(self) -> list[Branch]:
+        """List the one branch."""
+        branch = Branch((self.conv1, self.conv2), (self.norm1, self.norm2), ends_with_norm=True)
+        return [] if self.shortcut is None else [branch]
 
 
-class WideBlock(nn.Module):
+class PreActivationBlock(Residual):
     """Norm and activation before each convolution: `shortcut(x) + f(x)`.
 
     Where the shape changes, the shortcut is a strided 1 x 1 convolution of the already normalized input.
@@ -66,7 +74,8 @@ class WideBlock(nn.Module):
         self.conv1 = conv(dimensions, channels_in, channels, 3, stride=stride, padding=1, bias=bias)
         self.norm2 = make_norm(norm, channels, dimensions)
         self.conv2 = conv(dimensions, channels, channels, 3, padding=1, bias=bias)
-        self.activation = make_activation(activation)
+        self.activation1 = make_activation(activation, channels_in)
+        self.activation2 = make_activation(activation, channels)
         self.skip = skip
         self.projection: nn.Module | None = None
         if skip and (channels_in != channels or stride != 1):
@@ -74,11 +83,16 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, ...) to (N, C', ...), the sides divided by the stride."""
-        active = self.activation(self.norm1(x))
-        residual = self.conv2(self.activation(self.norm2(self.conv1(active))))
+        active = self.activation1(self.norm1(x))
+        residual = self.conv2(self.activation2(self.norm2(self.conv1(active))))
         if not self.skip:
             return residual
         return residual + (x if self.projection is None else self.projection(active))
+
+    def branches(self) -> list[Branch]:
+        """List the one branch."""
+        branch = Branch((self.conv1, self.conv2), (self.norm1, self.norm2), ends_with_norm=False)
+        return [branch] if self.skip else []
 
 
 def stages(
@@ -94,6 +108,28 @@ def stages(
             channels_in = channels << index
         body.add_module(f"stage{index + 1}", stage)
     return body
+
+
+def _pre_activation(
+    dimensions: int,
+    blocks: int,
+    channels: tuple[int, int, int],
+    num_classes: int,
+    norm: str,
+    activation: str,
+    skip: bool,
+) -> nn.Sequential:
+    """Build three stages of blocks that activate first: `channels` of the input, of the stem, of the first stage."""
+    channels_in, stem, width = channels
+    network = nn.Sequential()
+    network.add_module("conv", conv(dimensions, channels_in, stem, 3, padding=1, bias=norm == "none"))
+    body = stages(PreActivationBlock, blocks, dimensions, stem, width, norm, activation, skip)
+    network.add_module("body", body)
+    network.add_module("norm", make_norm(norm, 4 * width, dimensions))
+    network.add_module("activation", make_activation(activation, 4 * width))
+    network.add_module("pool", GlobalMean())
+    network.add_module("head", nn.Linear(4 * width, num_classes))
+    return network
 
 
 @ARCHITECTURES.register("resnet")
@@ -119,16 +155,47 @@ def resnet(
     """
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"model 'resnet' has depth 6n + 2 (8, 14, 20, 32, 56, ...), got {depth}")
+    require_entrywise(activation, "resnet")
     dimensions = spatial_dimensions(input_shape, "resnet")
     network = nn.Sequential()
     network.add_module("conv", conv(dimensions, input_shape[0], width, 3, padding=1, bias=norm == "none"))
     network.add_module("norm", make_norm(norm, width, dimensions))
-    network.add_module("activation", make_activation(activation))
+    network.add_module("activation", make_activation(activation, width))
     body = stages(ResidualBlock, (depth - 2) // 6, dimensions, width, width, norm, activation, skip)
     network.add_module("body", body)
     network.add_module("pool", GlobalMean())
     network.add_module("head", nn.Linear(4 * width, num_classes))
     return network
+
+
+@ARCHITECTURES.register("preresnet")
+def preresnet(
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    width: int = 16,
+    depth: int = 8,
+    norm: str = "batch",
+    activation: str = "relu",
+    skip: bool = True,
+) -> nn.Module:
+    """Build ResNet-`depth` (6n + 2) with norm and activation before each convolution, so that skips are identities.
+
+    For images of C channels and K classes, with batch norm, it has
+    9 C w + (378 n - 80) w^2 + 2 (14 n + 1) w + (4 w + 1) K parameters, w the width.
+
+    Raises:
+        ValueError: If `depth` is not 8, 14, 20, ...
+
+    References:
+        He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016, figure 1(b).
+    """
+    require_entrywise(activation, "preresnet")
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"model 'preresnet' has depth 6n + 2 (8, 14, 20, 32, 56, ...), got {depth}")
+    dimensions = spatial_dimensions(input_shape, "preresnet")
+    channels = (input_shape[0], width, width)
+    return _pre_activation(dimensions, (depth - 2) // 6, channels, num_classes, norm, activation, skip)
 
 
 @ARCHITECTURES.register("wideresnet")
@@ -152,13 +219,7 @@ def wideresnet(
     """
     if depth < 10 or (depth - 4) % 6:
         raise ValueError(f"model 'wideresnet' has depth 6n + 4 (10, 16, 22, 28, 40, ...), got {depth}")
+    require_entrywise(activation, "wideresnet")
     dimensions = spatial_dimensions(input_shape, "wideresnet")
-    network = nn.Sequential()
-    network.add_module("conv", conv(dimensions, input_shape[0], 16, 3, padding=1, bias=norm == "none"))
-    body = stages(WideBlock, (depth - 4) // 6, dimensions, 16, 16 * width, norm, activation, skip)
-    network.add_module("body", body)
-    network.add_module("norm", make_norm(norm, 64 * width, dimensions))
-    network.add_module("activation", make_activation(activation))
-    network.add_module("pool", GlobalMean())
-    network.add_module("head", nn.Linear(64 * width, num_classes))
-    return network
+    channels = (input_shape[0], 16, 16 * width)
+    return _pre_activation(dimensions, (depth - 4) // 6, channels, num_classes, norm, activation, skip)
