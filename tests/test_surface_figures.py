@@ -413,3 +413,13 @@ def test_a_scale_covers_all_planes_and_there_is_none_of_nothing():
     assert scale is not None and scale.is_log
     assert (scale.low, scale.high) == (one.finite.min(), other.finite.max())
     assert Scale.over([Plane.of(surface_answer() * np.nan, "loss")]) is None
+
+
+def test_runs_side_by_side_say_which_of_several_seeds_they_show():
+    """One pair of directions of an ensemble must not pass for all of them."""
+    several = xr.concat([surface_answer(), surface_answer()], dim="seed").assign_coords(seed=[3, 4])
+    figure = figures.contours_side_by_side([several, several], ["one", "other"])
+    assert "direction seed 3, one of 2" in notes(figure)
+    assert "direction seed" not in notes(
+        figures.contours_side_by_side([surface_answer(), surface_answer()], ["one", "other"])
+    )

@@ -77,7 +77,8 @@ def contours_side_by_side(
     Raises:
         ValueError: If there are no answers, too many, or not one label each.
     """
-    return _contours(_panels(answers, labels, metric), quantity(answers[0], metric), width)
+    panels = _panels(answers, labels, metric)
+    return _contours(panels, quantity(answers[0], metric), width, [seed_note(answers[0], 0)])
 
 
 @styled
@@ -104,7 +105,7 @@ def surfaces_side_by_side(
     columns = _columns(len(panels), 2 if width == "single" else 3)
     rows = ceil(len(panels) / columns)
     side = (WIDTHS[width] - 0.62) / columns
-    lines = _notes(panels)
+    lines = [note for note in (seed_note(answers[0], 0), *_notes(panels)) if note]
     below = 0.1 * num_lines(lines) + 0.15
     height = rows * (_TALL * side + 0.14) + below
     figure = Figure(figsize=(WIDTHS[width], height))
