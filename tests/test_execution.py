@@ -247,7 +247,15 @@ def slow(_shared, item):
     return {"value": float(item)}
 
 
-def test_an_interruption_does_not_wait_for_slow_pieces():
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal; a shell lets what it starts in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_does_not_wait_for_slow_pieces(interruptible):
     alarm = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), open_executor("processes:1") as pool, working(Work(pool)):

@@ -99,6 +99,15 @@ def config_of(changes: dict) -> RunConfig:
     return RunConfig.from_dict({**TINY.to_dict(), **left_out, **changes})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As `train` does: bits are compared, and other tests leave other numbers of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def fitted(config: RunConfig, epochs: int = 2, start=None, end=None) -> Training:
     """Train as `train` does, but without its files: between checkpoints, of the first epoch or of both."""
     training = Training(config)
