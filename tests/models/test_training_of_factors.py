@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
 from click.testing import CliRunner
 
 from cli import cli
