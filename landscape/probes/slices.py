@@ -228,7 +228,7 @@ def _with_path(answer: xr.Dataset, directions: str | Directions, grid: Grid) -> 
         answer[f"trajectory_{name}"] = ("snapshot", inside[:, number].cpu().numpy())
     answer["trajectory_off_plane"] = ("snapshot", off.cpu().numpy(), {"units": "share of the distance"})
     about = {"units": "nats", "long_name": "loss of the run at the step"}
-    answer["trajectory_loss"] = ("snapshot", grid.evaluator.losses(path).cpu().numpy(), about)
+    answer["trajectory_loss"] = ("snapshot", objective.losses(path).cpu().numpy(), about)
     under = grid.measure([(0, tuple(map(float, place))) for place in inside], "point under the path")
     about = {"units": "nats", "long_name": "loss of the plane where the step is projected"}
     answer["trajectory_plane_loss"] = ("snapshot", under["loss"], about)
