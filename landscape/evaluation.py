@@ -65,10 +65,15 @@ def default_plan(objective: Objective, precision: str = "full") -> Plan:
     (`evaluation_budget`): more falls out of the cache of a CPU and is slower.
 
     Raises:
-        ValueError: If the precision is unknown.
+        ValueError: If the precision is unknown, or is to be lowered from another than float32.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    if precision == "bfloat16" and objective.dtype != torch.float32:  # torch's autocast leaves float64 as it is
+        raise ValueError(
+            f"precision bfloat16 lowers that of float32, the objective computes in {str(objective.dtype)[6:]}; "
+            "leave out dtype=, or the precision."
+        )
     convolves = any(p.ndim == 4 for p in objective.module_parameters())
     return Plan(
         batch_size=fitting_batch(objective),

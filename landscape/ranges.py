@@ -21,7 +21,7 @@ def radius_of_rise(loss: Callable[[float], float], wanted: float) -> float:
         between the radii that are tried (a factor of two apart), a smaller one may exist.
 
     Raises:
-        ValueError: If the loss stays below `wanted` up to a radius of 4096.
+        ValueError: If the loss stays below `wanted` up to a radius of 3277, or has reached it at one of 2e-5 already.
     """
     low, high = 0.0, START
     while not _has_risen(loss(high), wanted):
@@ -35,7 +35,10 @@ def radius_of_rise(loss: Callable[[float], float], wanted: float) -> float:
         while _has_risen(loss(high / 2), wanted):
             high /= 2
             if high < START / _LARGEST:
-                return high
+                raise ValueError(
+                    f"the loss has risen above {wanted:.4g} at a radius of {high:.4g} already, so no automatic range "
+                    "can be found; give radius as a number, or raise rise."
+                )
         low = high / 2
     for _ in range(_STEPS):
         middle = (low + high) / 2

@@ -209,6 +209,12 @@ def test_a_plan_survives_its_text():
     assert Plan.from_json(plan.to_json()) == plan
 
 
+def test_only_float32_is_lowered():
+    """Control: torch's autocast would leave float64 as it is, and an error of zero would be told."""
+    with pytest.raises(ValueError, match="lowers that of float32, the objective computes in float64"):
+        default_plan(cnn(torch.float64), "bfloat16")
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision must be one of full, bfloat16, got 'half'"):
         default_plan(cnn(), "half")

@@ -20,8 +20,14 @@ def test_values_that_are_not_finite_have_risen():
     assert found > 0.7
 
 
-def test_a_loss_that_has_risen_everywhere_ends():
-    assert radius_of_rise(lambda r: math.inf, wanted=1.0) < START
+def test_a_loss_that_has_risen_everywhere_is_refused():
+    with pytest.raises(ValueError, match="the loss has risen above 1 at a radius of .* already"):
+        radius_of_rise(lambda r: math.inf, wanted=1.0)
+
+
+def test_the_radius_may_be_smaller_than_the_first_one_tried():
+    found = radius_of_rise(lambda r: 1.0 + (r / 0.001) ** 2, wanted=2.0)
+    assert 0.001 <= found <= 0.00101 < START
 
 
 def test_a_loss_that_never_rises_is_refused():

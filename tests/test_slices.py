@@ -367,6 +367,13 @@ def test_an_automatic_radius_suits_all_seeds_and_is_computed_once():
         Slice(own([0.0] * objective.size), resolution=5, radius="auto")(objective)
 
 
+@pytest.mark.parametrize("constant", [0.0, -2.0])
+def test_a_loss_that_no_factor_raises_has_no_automatic_radius(constant):
+    objective = quadratic(A, constant=constant, start=torch.zeros(4, dtype=torch.float64))
+    with pytest.raises(ValueError, match="which no factor raises, so no automatic range can be found"):
+        Surface("hessian", resolution=3, radius="auto")(objective)
+
+
 def test_an_adaptive_surface_says_what_it_computed():
     objective = quadratic(rotated([5.0, 2.0, 0.5, 1.0]), constant=1.0, start=torch.zeros(4, dtype=torch.float64))
     answer = Surface("gaussian", resolution=(31, 35), radius=2.0, sampling="adaptive", seeds=2)(objective)

@@ -76,6 +76,8 @@ def sampling_note(answer: xr.Dataset) -> str:
     if "evaluated" not in answer:
         return ""
     computed, size = int(answer["evaluated"].sum()), answer["evaluated"].size
+    if computed == size:
+        return f"all {size:,} points computed"
     shares = [
         f"{text} {100 * value:.2g}% of {whole}"
         for name, text, whole in (("error_p95", "95% within", "their loss"), ("error_max", "all within", "its range"))

@@ -180,7 +180,13 @@ def _automatic_radius(grid: Grid, number: int, rise: float) -> float:
         ends = [tuple(sign * radius if axis == number else 0.0 for axis in range(size)) for sign in (1, -1)]
         return float(np.max(grid.measure([(seed_number, end) for end in ends], "radius")["loss"]))
 
-    wanted = rise * grid.center["loss"]
+    center = grid.center["loss"]
+    if center <= 0:
+        raise ValueError(
+            f"the loss at the checkpoint is {center:.4g}, which no factor raises, so no automatic range can be found; "
+            "give radius as a number."
+        )
+    wanted = rise * center
     return max(radius_of_rise(lambda r, n=n: largest(n, r), wanted) for n in range(len(grid.seeds)))  # type: ignore[misc]
 
 
