@@ -144,6 +144,8 @@ def sample(
     than `tolerance` times the range of the loss. Where more than 0.6 of the points would be needed, all are computed.
 
     A point that is not finite is compared by being so; points between a finite and a non-finite region are computed.
+    A test is repeated until it is passed, so the confidence is that of one test; and the largest error is that at the
+    held-out points, beyond which a narrow feature may be off by more.
     What is narrower than the coarse grid (9 points an axis, 6 in 3D) and than the gaps between the random points can be
     missed, as by any sampling.
 
@@ -171,6 +173,7 @@ def sample(
         if len(todo) <= max(HELD_OUT, (1 - _MOST) * samples.computed.size) or not _can_interpolate(samples):
             return _whole(samples, evaluate)
         looked_at = generator.permutation(todo)[:_CANDIDATES]
+        looked_at = np.concatenate([looked_at, np.setdiff1d(todo[samples.near_an_edge(todo)], looked_at)])
         predicted, doubt = _predicted(samples, looked_at)
         doubtful = _doubtful(samples, looked_at, doubt, tolerance, must_add=just_failed)
         if just_failed := not len(doubtful):
@@ -221,7 +224,8 @@ def _doubtful(samples: _Samples, at: Indices, doubt: Floats, tolerance: float, m
     The choice is kept in the journal, so that a resumed surface goes on with the same points whatever the last bits of
     a linear solver.
     """
-    is_settled = (doubt > tolerance).mean() <= 0.05 and not must_add
+    at_an_edge = bool(np.isinf(doubt).any())
+    is_settled = (doubt > tolerance).mean() <= 0.05 and not at_an_edge and not must_add
 
     def choose() -> dict[str, Indices]:
         return {"points": np.empty(0, dtype=np.int64) if is_settled else _spread(samples, at, doubt)}

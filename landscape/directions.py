@@ -66,7 +66,10 @@ class Directions:
             ValueError: If there are fewer.
         """
         if len(self.vectors) < count:
-            raise ValueError(f"{self.kind} gives {len(self.vectors)} direction(s), {count} are needed.")
+            what = {"between": "a line toward another point", "through": "a plane through three points"}
+            raise ValueError(
+                f"{what.get(self.kind, self.kind)} gives {len(self.vectors)} direction(s), {count} are needed."
+            )
         return replace(
             self,
             vectors=self.vectors[:count],

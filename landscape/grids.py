@@ -24,7 +24,7 @@ from landscape.objective import Objective
 from landscape.planning import measured_plan
 
 AXES = ("alpha", "beta", "gamma")
-_COMPARED = 16  # points at which a lower precision is compared with the full one
+_COMPARED = 60  # points at which a lower precision is compared with the full one
 
 Place = tuple[float, ...]
 Values = dict[str, NDArray[np.float64]]
@@ -246,13 +246,16 @@ class Grid:
         return points
 
 
-_EVALUATED = {"long_name": "computed; elsewhere a spline through the computed points stands"}
+_EVALUATED = {"long_name": "computed; elsewhere stands the spline that was tested"}
 
 
 def _sampling_told(sets: Sequence[Sampled]) -> dict[str, Any]:
     """What a reader of an adaptive answer must know."""
     sampled = [found for found in sets if not found.is_full]
-    words = "polyharmonic spline through all computed points, of the logarithm where the loss is positive"
+    words = (
+        "polyharmonic spline (through the nearest 60 points where more than 300 were computed), of the logarithm where "
+        "the loss is positive; it was made without the last held-out points, whose true values stand on the grid"
+    )
     return {
         "num_evaluated": int(sum(found.computed.sum() for found in sets)),
         "num_held_out": int(sum(len(found.held_out) for found in sets)),

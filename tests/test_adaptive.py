@@ -95,6 +95,14 @@ def test_a_region_that_is_not_finite_ends_and_is_kept(value):
     assert found.computed.sum() < 0.6 * broken.size
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_point_beside_a_computed_one_of_the_other_kind_is_computed(seed):
+    """A disk that is not finite: nothing is guessed at its edge."""
+    disk = np.where(X**2 + Y**2 < 0.09, np.nan, BASIN)
+    found = sample(SHAPE, Known(loss=disk), 0.01, seed)
+    assert np.array_equal(np.isfinite(found.values["loss"]), np.isfinite(disk.ravel()))
+
+
 def test_a_surface_that_is_nowhere_finite_ends():
     found = sample(SHAPE, Known(loss=np.full(SHAPE, np.nan)), 0.01)
     assert found.is_full

@@ -402,8 +402,8 @@ def test_a_lower_precision_states_its_error():
     objective = cnn()
     low, full = (Surface(resolution=5, precision=p)(objective) for p in ("bfloat16", "full"))
     error = np.abs(low.loss - full.loss) / full.loss
-    assert 0 < low.precision_error_p95 <= low.precision_error_max
-    assert float(error.max()) <= 2 * low.precision_error_max.item()  # measured on 16 of the 25 points
+    assert 0 < low.precision_error_p95 < low.precision_error_max
+    assert low.precision_error_max.item() == pytest.approx(float(error.max()), rel=0.2)  # on all 25 points
     assert low.attrs["precision"] == "bfloat16"
     assert "precision_error_max" not in full
     assert low.center_loss.item() == full.center_loss.item()
@@ -425,7 +425,8 @@ def test_the_loss_of_a_trajectory_is_told_beside_that_of_the_plane_under_it():
     ("fields", "message"),
     [
         ({"sampling": "sparse"}, "sampling must be one of full, adaptive, got 'sparse'"),
-        ({"tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
+        ({"tolerance": 0.1}, "tolerance 0.1 is that of sampling=adaptive; a full grid has no error"),
+        ({"sampling": "adaptive", "tolerance": 0.0}, "tolerance must lie between 0 and 1, got 0.0"),
         ({"precision": "half"}, "precision must be one of full, bfloat16, got 'half'"),
         ({"radius": "wide"}, "radius must be positive and finite, or auto; got 'wide'"),
         ({"radius": "auto", "center": 0.5}, "an automatic radius is found around the checkpoint"),

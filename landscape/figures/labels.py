@@ -94,11 +94,13 @@ def window_note(answer: xr.Dataset) -> str:
     rise = stored(answer, "rise")
     factor = f", where the loss has risen by a factor of {rise:.3g}" if rise is not None else ""
     precision = clean(answer.attrs.get("precision", "float32"), 20)
+    largest = stored(answer, "precision_error_max")
+    error = f", off by {100 * largest:.2g}% of the loss at most where it was compared" if largest is not None else ""
     return "; ".join(
         text
         for text in (
             f"radius chosen: {', '.join(chosen)}{factor}" if chosen else "",
-            f"computed in {precision}" if precision not in ("float32", "float64") else "",
+            f"computed in {precision}{error}" if precision not in ("float32", "float64") else "",
         )
         if text
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor, log10, trunc
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def surfaces_side_by_side(
         _share_heights(ax, scale)
         if side < 1.6:
             for axis, far, values in ((ax.xaxis, plane.x.min(), plane.x), (ax.yaxis, plane.y.max(), plane.y)):
-                axis.set_ticks([float(far), float(values.mean())])
+                axis.set_ticks([_rounded(far), float(values.min() + values.max()) / 2])
         figure.text(
             (left + side / 2) / WIDTHS[width], (bottom + _TALL * side) / height, panel.title, ha="center", va="bottom"
         )
@@ -248,6 +248,12 @@ def _name_axes(axes: Sequence[Axes], columns: int, is_same: bool) -> None:
             ax.set_xlabel(SYMBOLS["alpha"])
         if index % columns == 0 or not is_same:
             ax.set_ylabel(SYMBOLS["beta"])
+
+
+def _rounded(value: float) -> float:
+    """Two digits of a number, toward zero, so that it stays on its axis."""
+    step = 10.0 ** (floor(log10(abs(value))) - 1) if value else 1.0
+    return round(trunc(value / step + np.sign(value) * 1e-9) * step, 12)
 
 
 def _share_heights(ax: Axes3D, scale: Scale | None) -> None:

@@ -94,7 +94,8 @@ class Surface:
         seeds: Number of sets, with seeds seed, seed + 1, ...
         one_dimensional: What biases and normalization scales do in a random direction: zero or copy.
         sampling: full computes every point; adaptive as many as the tolerance needs, and interpolates the others.
-        tolerance: Error of the loss that adaptive sampling allows, relative to the loss and to its range.
+        tolerance: Error that adaptive sampling allows, by a test at held-out points: relative to the loss at 95% of all
+            points with 95% confidence, and relative to its range at the held-out points.
         rise: The factor by which the loss has risen at an automatic radius.
         precision: full, or bfloat16 for faster products whose error is measured and stored.
     """
@@ -117,6 +118,10 @@ class Surface:
         _check(self, resolution, radius, center)
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}.")
+        if self.sampling == "full" and self.tolerance != Surface.tolerance:
+            raise ValueError(
+                f"tolerance {self.tolerance} is that of sampling=adaptive; a full grid has no error, so leave it out."
+            )
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance must lie between 0 and 1, got {self.tolerance}.")
         _settle(
