@@ -15,6 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from landscape import figures
 from landscape.figures.level_labels import label_levels
+from landscape.figures.panels import _rounded
 from landscape.figures.planes import Plane, Scale
 from landscape.figures.style import notes
 from tests.answers import curvature_answer, surface_answer, volume_answer
@@ -423,3 +424,17 @@ def test_runs_side_by_side_say_which_of_several_seeds_they_show():
     assert "direction seed" not in notes(
         figures.contours_side_by_side([surface_answer(), surface_answer()], ["one", "other"])
     )
+
+
+def test_the_note_of_a_whole_grid_and_of_a_lower_precision():
+    """A grid that was computed whole has nothing interpolated and nothing held out."""
+    answer = surface_answer()
+    whole = answer.assign(evaluated=xr.ones_like(answer["loss"], dtype=bool)).assign_attrs(error_p95=0.0, error_max=0.0)
+    assert "all 651 points computed" in notes(figures.contour(whole))
+    assert "interpolated" not in notes(figures.contour(whole))
+    low = answer.assign(precision_error_max=0.004).assign_attrs(precision="bfloat16")
+    assert "computed in bfloat16, off by 0.4% of the loss at most" in notes(figures.contour(low)).replace("\n", " ")
+
+
+def test_ticks_of_small_panels_are_short():
+    assert [_rounded(value) for value in (-2.987, 3.125, 0.0, -1.0, 0.1836)] == [-2.9, 3.1, 0.0, -1.0, 0.18]
