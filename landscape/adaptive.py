@@ -28,8 +28,8 @@ _ROUND = 40  # points that are added where the splines disagree
 HELD_OUT = 59  # random points of one test: if none is off, with 95% confidence at most 5% of all are: 0.95^59 < 0.05
 _MOST = 0.6  # share of the grid beyond which the rest is computed as well
 _CANDIDATES = 1500  # points of a large grid that are looked at in one round
-_GLOBAL = 300  # computed points up to which one spline goes through all; a cliff far away would make it ring
-_NEIGHBOURS = 60  # computed points that a local spline goes through
+GLOBAL = 300  # computed points up to which one spline goes through all; a cliff far away would make it ring
+NEIGHBOURS = 60  # computed points that a local spline goes through
 _FLOOR = 1e-9  # of the range of a loss: errors of smaller values are taken relative to this
 
 
@@ -325,5 +325,5 @@ def _whole(samples: _Samples, evaluate: Callable[[Indices], Values]) -> Sampled:
 
 
 def _spline(nodes: Floats, values: Floats, at: Floats, kernel: str, degree: int) -> Floats:
-    neighbours = None if len(nodes) <= _GLOBAL else _NEIGHBOURS
+    neighbours = None if len(nodes) <= GLOBAL else NEIGHBOURS
     return np.asarray(RBFInterpolator(nodes, values, kernel=kernel, degree=degree, neighbors=neighbours)(at))

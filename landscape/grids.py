@@ -16,10 +16,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.adaptive import Sampled, sample
+from landscape.adaptive import GLOBAL, NEIGHBOURS, Sampled, sample
 from landscape.directions import KINDS, ONE_DIMENSIONAL, Directions, directions_for, step_ratio
 from landscape.evaluation import Evaluator, Plan, default_plan
-from landscape.execution import num_workers, recalled, resumable_map, wanted_threads
+from landscape.execution import num_workers, progress_within, recalled, resumable_map, wanted_threads
 from landscape.objective import Objective
 from landscape.planning import measured_plan
 
@@ -136,10 +136,15 @@ class Grid:
     def adaptive(self, tolerance: float) -> xr.Dataset:
         """Measure as many points as a tolerated error asks for; interpolate the others (see `landscape.adaptive`)."""
         places = list(product(*(map(float, axis) for axis in self.axes.values())))
+        computed = 0
 
         def of(number: int) -> Sampled:
             def evaluate(chosen: NDArray[np.int64]) -> Values:
-                return self.measure([(number, places[index]) for index in chosen])
+                nonlocal computed
+                with progress_within("point, at most", computed, self.num_points):
+                    found = self.measure([(number, places[index]) for index in chosen])
+                computed += len(chosen)
+                return found
 
             return sample(self.shape, evaluate, tolerance, self.seeds[number])
 
@@ -253,8 +258,9 @@ def _sampling_told(sets: Sequence[Sampled]) -> dict[str, Any]:
     """What a reader of an adaptive answer must know."""
     sampled = [found for found in sets if not found.is_full]
     words = (
-        "polyharmonic spline (through the nearest 60 points where more than 300 were computed), of the logarithm where "
-        "the loss is positive; it was made without the last held-out points, whose true values stand on the grid"
+        f"polyharmonic spline (through the nearest {NEIGHBOURS} points where more than {GLOBAL} were computed), of the "
+        "logarithm where the loss is positive; it was made without the last held-out points, whose true values stand "
+        "on the grid"
     )
     return {
         "num_evaluated": int(sum(found.computed.sum() for found in sets)),

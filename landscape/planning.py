@@ -26,8 +26,8 @@ def measured_plan(
     """Choose how to evaluate so many points, by trying out on a few examples what usually helps.
 
     Memory layout, threads, examples a batch, points together (`torch.func.vmap`) and compilation are tried one after
-    the other; what is clearly faster is kept. Where the work is short nothing is measured, and the plan follows from
-    the model and the device alone. The batch never outgrows twice
+    the other; what is clearly faster is kept if it gives the same losses. Where the work is short nothing is measured,
+    and the plan follows from the model and the device alone. The batch never outgrows twice
     `landscape.batch_size.evaluation_budget`.
 
     Args:
@@ -51,10 +51,26 @@ def measured_plan(
         if step is None or (step is _compiled and best * scale < _WORTH_COMPILING):
             continue
         for other in step(objective, plan):
-            with suppress(RuntimeError, NotImplementedError, TypeError, ValueError):  # what cannot run is not chosen
-                if (seconds := _seconds(few, other)) < _CLEARLY_FASTER * best:
+            with suppress(Exception):  # a way that cannot run, or fails in a compiler, is not taken
+                seconds = _seconds(few, other)
+                if seconds < _CLEARLY_FASTER * best and _agree(objective if other.compiled else few, plan, other):
                     plan, best = other, seconds
     return replace(plan, measured=True)
+
+
+def _agree(objective: Objective, plan: Plan, other: Plan) -> bool:
+    """Whether two plans give the same losses at different points, so that no way to be fast is a way to be wrong.
+
+    Compiled code is tried on all examples, for it is made anew for each size of a batch.
+    """
+    wave = torch.arange(objective.size, device=objective.device, dtype=objective.dtype).cos()
+    step = 0.1 * objective.theta.abs() * wave
+    shares = torch.linspace(0, 1, max(other.together, 2), device=objective.device, dtype=objective.dtype)
+    points = objective.theta + shares[:, None] * step
+    found = Evaluator(objective, other).losses(points)[[0, -1]]
+    known = Evaluator(objective, plan).losses(points[[0, -1]])
+    allowed = 100 * torch.finfo(objective.dtype).eps if plan.precision == "full" else 0.1
+    return bool(((found - known).abs() <= allowed * known.abs().clamp_min(1.0)).all())
 
 
 def _layouts(objective: Objective, plan: Plan) -> Iterator[Plan]:

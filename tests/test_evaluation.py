@@ -14,6 +14,7 @@ from torch import nn
 from landscape import planning
 from landscape.batch_size import evaluation_budget
 from landscape.evaluation import Evaluator, Plan, default_plan, fitting_batch
+from landscape.folding import Folded
 from landscape.objective import Objective
 from landscape.planning import measured_plan
 from tests.problems import NETWORKS, TinyCNN, built, images, network, seeded, vectors
@@ -197,9 +198,19 @@ def test_what_cannot_run_is_not_chosen(monkeypatch):
     assert (plan.together, plan.compiled, plan.measured) == (1, False, True)
 
 
+def test_what_is_fast_and_wrong_is_not_chosen(monkeypatch):
+    """As when all points of a block were evaluated with the folded weights of the first."""
+    objective = cnn()
+    monkeypatch.setattr(planning, "_seconds", lambda _, plan: 1.0 / plan.together)
+    assert measured_plan(objective, 100).together > 1
+    monkeypatch.setattr(Folded, "release", lambda _: None)
+    assert measured_plan(objective, 100).together == 1
+
+
 def test_compilation_is_tried_for_long_work_only(monkeypatch):
     objective = cnn()
     monkeypatch.setattr(planning, "_seconds", lambda _, plan: 0.1 if plan.compiled else 1.0)
+    monkeypatch.setattr(planning, "_agree", lambda *_: True)  # without a compiler; the slow test compares losses
     assert not measured_plan(objective, 100).compiled
     assert measured_plan(objective, 1000).compiled
 

@@ -114,6 +114,21 @@ def report_progress(stage: str, done: int, total: int) -> None:
 
 
 @contextmanager
+def progress_within(stage: str, before: int, total: int) -> Iterator[None]:
+    """Let the maps inside report as a part of one stage, of whose `total` pieces, an upper bound, `before` are done."""
+    work = _current.get()
+    if work is None or work.progress is None:
+        yield
+        return
+    shown = work.progress
+    work.progress = lambda _stage, done, _total: shown(stage, before + done, total)
+    try:
+        yield
+    finally:
+        work.progress = shown
+
+
+@contextmanager
 def quiet_progress() -> Iterator[None]:
     """Let nothing inside report its progress: to a loop over solvers each of them is one step of its own stage.
 

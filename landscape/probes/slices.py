@@ -12,6 +12,7 @@ import xarray as xr
 
 from landscape.directions import RANDOM_KINDS, Directions, coordinates, cosine
 from landscape.evaluation import PRECISIONS
+from landscape.execution import quiet_progress
 from landscape.grids import (
     AXES,
     Grid,
@@ -183,7 +184,8 @@ def _automatic_radius(grid: Grid, number: int, rise: float) -> float:
 
     def largest(seed_number: int, radius: float) -> float:
         ends = [tuple(sign * radius if axis == number else 0.0 for axis in range(size)) for sign in (1, -1)]
-        return float(np.max(grid.measure([(seed_number, end) for end in ends], "radius")["loss"]))
+        with quiet_progress():
+            return float(np.max(grid.measure([(seed_number, end) for end in ends], "radius")["loss"]))
 
     center = grid.center["loss"]
     if center <= 0:
