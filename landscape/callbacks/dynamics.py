@@ -62,7 +62,7 @@ class TrainingDynamics(Recording):
         self,
         out: str | Path,
         every: int = 1,
-        flow_every: int = 20,
+        flow_every: int = 50,
         snapshots: str = "epochs:1",
         *,
         submodule: str = "",
@@ -84,6 +84,7 @@ class TrainingDynamics(Recording):
         self._flow: Flow | None = None
         self._flow_row: dict[str, Any] = {}
         self._watched = 0
+        self._has_places = False
         self._remembered: dict[str, Any] = {}
         self._losses: list[Tensor] = []
         self._buffer: list[dict[str, Any]] = []
@@ -236,7 +237,9 @@ class TrainingDynamics(Recording):
         if self._flow is None:
             return
         self._flow.load_state_dict(self._remembered.get("silence", {}))
-        for block in self._training.blocks("places"):
+        places = self._training.blocks("places")
+        self._has_places = bool(places)
+        for block in places:
             self._flow.settle(json.loads(block["names"]))
 
     def _refuse_too_many_snapshots(self, trainer: pl.Trainer) -> None:
@@ -255,18 +258,18 @@ class TrainingDynamics(Recording):
         flat = torch.cat([p.detach().reshape(-1).to(self._device) for p in self._parameters])
         return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
 
-    def _of_weights(self, vector: Tensor) -> Tensor:
-        """Euclidean norm of the part of a vector (P,) that belongs to each layer: (L,)."""
-        parts = vector.split(self._layout.sizes)
-        return _norms([parts[index] for index in self._chosen])
+    def _of_weights(self, *vectors: Tensor) -> Tensor:
+        """Euclidean norms of the parts of vectors (P,) that belong to each layer: (K, L)."""
+        split = [vector.split(self._layout.sizes) for vector in vectors]
+        return _norms([parts[index] for parts in split for index in self._chosen]).view(len(vectors), -1)
 
     def _measure(self, row: dict[str, Any]) -> None:
         before, gradients = row.pop("before"), row.pop("gradient_norms")
         after = self._position()
-        row["parameter_norm"] = self._of_weights(before)
+        row["parameter_norm"], moved = self._of_weights(before, after - before)
         row["gradient_norm"] = torch.linalg.vector_norm(gradients)
         row["layer_gradient_norm"] = gradients[self._chosen]
-        row["update_ratio"] = self._of_weights(after - before) / row["parameter_norm"]
+        row["update_ratio"] = moved / row["parameter_norm"]
         row["loss"] = torch.stack(self._losses).mean()
         row |= self._path.move(after)
         self._pending = {}
@@ -284,7 +287,8 @@ class TrainingDynamics(Recording):
             return
         assert self._flow is not None
         step = np.array([self._step])
-        if not self._training.blocks("places"):
+        if not self._has_places:
+            self._has_places = True
             self._training.append("places", {"step": step, "names": json.dumps(self._flow.places)}, sync=False)
         columns = {name: values[None] for name, values in self._flow_row.items()}
         self._training.append("flow", {"step": step, **columns}, sync=False)

@@ -216,9 +216,14 @@ def _take_gradient(seen: dict[str, Tensor], gradient: Tensor) -> None:
     if "backpropagated_norm" in seen:  # a second derivative, or a second pass through a kept graph
         return
     with torch.no_grad():
-        mean, variance = moments(gradient.detach())
-        seen["backpropagated_norm"] = (gradient.numel() * (variance + mean**2)).sqrt()
-        seen["backpropagated_variance"] = variance
+        norm, mean = (
+            torch.linalg.vector_norm(
+                gradient, dtype=torch.float64 if gradient.dtype == torch.float64 else torch.float32
+            ),
+            gradient.mean(),
+        )
+        seen["backpropagated_norm"] = norm
+        seen["backpropagated_variance"] = norm**2 / gradient.numel() - mean**2  # the mean is small beside the rest
 
 
 def _values(seen: dict[str, dict[str, Tensor]], places: list[str], name: str) -> np.ndarray:
