@@ -13,11 +13,11 @@ Floats = NDArray[np.float64]
 _HILL_SHARE = 0.1
 
 
-def stable_index(noise: Floats, pooled: bool = False) -> float:
-    """Estimate the index alpha of symmetric alpha-stable noise: 2 for Gaussian tails, 1 for Cauchy's.
+def inverse_stable_index(noise: Floats, pooled: bool = False) -> float:
+    """Estimate 1/alpha, for the index alpha of symmetric alpha-stable noise: 1/2 for Gaussian tails, 1 for Cauchy's.
 
     Sums of K1 draws are K1^(1/alpha) times as wide as one draw: 1/alpha = (mean log |sums| - mean log |draws|) /
-    log K1, here with K1 the root of the number of draws, rounded down. The mean is over draws and coordinates.
+    log K1, with K1 the root of the number of draws, rounded down. The mean is over draws and coordinates.
 
     Args:
         noise: (draws, coordinates), none of it exactly zero.
@@ -38,8 +38,23 @@ def stable_index(noise: Floats, pooled: bool = False) -> float:
         raise ValueError(f"a tail index needs at least 4 draws, got {len(values)}.")
     count = block * (len(values) // block)
     sums = values[:count].reshape(-1, block, values.shape[1]).sum(1)
-    widths = _mean_log(sums) - _mean_log(values[:count])
-    return float(np.log(block) / widths) if widths > 0 else np.inf
+    return float((_mean_log(sums) - _mean_log(values[:count])) / np.log(block))
+
+
+def stable_index(noise: Floats, pooled: bool = False) -> float:
+    """Estimate the index alpha itself; infinite where sums are no wider than draws, as by chance among few of them."""
+    inverse = inverse_stable_index(noise, pooled)
+    return 1 / inverse if inverse > 0 else np.inf
+
+
+def gaussian_indices(noise: Floats, number: int, rng: np.random.Generator, pooled: bool = False) -> tuple[float, float]:
+    """Index of Gaussian noise with all second moments of the noise, and its standard deviation over so many copies.
+
+    Both are carried over from 1/alpha, which is finite.
+    """
+    inverse = [inverse_stable_index(gaussian_like(noise, rng), pooled) for _ in range(number)]
+    mean = float(np.mean(inverse))
+    return 1 / mean, float(np.std(inverse, ddof=1)) / mean**2
 
 
 def hill_index(noise: Floats, share: float = _HILL_SHARE) -> float:
@@ -61,8 +76,13 @@ def excess_kurtosis(noise: Floats) -> float:
 
 
 def gaussian_like(noise: Floats, rng: np.random.Generator) -> Floats:
-    """Draw Gaussian noise with the second moments of each coordinate, the null model of every estimate here."""
-    return rng.standard_normal(noise.shape) * np.sqrt((noise**2).mean(0))
+    """Draw Gaussian noise with all second moments of the noise, the null model of every estimate here.
+
+    Each draw is a Gaussian combination of all draws, so that coordinates are as correlated as they are in the noise: an
+    estimate over thousands of correlated coordinates is no surer than one over the few that they amount to.
+    """
+    draws = len(noise)
+    return rng.standard_normal((draws, draws)) @ noise / np.sqrt(draws)
 
 
 def _mean_log(values: Floats) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.callbacks.answers import flow_of, restore_training, restore_trajectory, training_of, trajectory_of
+from landscape.callbacks.loggers import log_numbers
 from landscape.callbacks.recording import Recording
 from landscape.moments import Moments
 from landscape.monitors import Flow, ParameterPath, sign_coherence
@@ -50,6 +51,8 @@ class TrainingDynamics(Recording):
         flow_every: Look at activations and back-propagated gradients every so many updates; 0 never does.
         snapshots: When to keep the parameters: "epochs:1", "steps:50", "log:8" (points a decade), or "none" for the
             first and the last step alone.
+        log: Also send what is recorded to the Trainer's loggers (TensorBoard, CSV, ...), every so many steps as the
+            Trainer logs.
         submodule: The part of the LightningModule to follow, as in `get_submodule`; all of it by default.
         results: Called when training has ended; its numbers become scalars of training.h5.
 
@@ -65,6 +68,7 @@ class TrainingDynamics(Recording):
         flow_every: int = 50,
         snapshots: str = "epochs:1",
         *,
+        log: bool = False,
         submodule: str = "",
         results: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
@@ -76,6 +80,7 @@ class TrainingDynamics(Recording):
         self.every = every
         self.flow_every = flow_every
         self.snapshots = snapshots
+        self.log = log
         self._moments = Moments.of(snapshots)
         self._submodule = submodule
         self._results = results
@@ -162,9 +167,9 @@ class TrainingDynamics(Recording):
             return
         self._step = trainer.global_step
         if self._pending and self._pending["step"] == self._step:
-            self._measure(self._pending)
+            self._measure(trainer, self._pending)
         self._losses.clear()
-        self._write_flow()
+        self._write_flow(trainer)
         if self._moments.at_step(self._step):
             self._snapshot(trainer)
 
@@ -253,6 +258,10 @@ class TrainingDynamics(Recording):
                 'GiB, more than 2; keep fewer with snapshots="epochs:10" or "log:8", or none with "none"'
             )
 
+    @property
+    def _layers(self) -> list[str]:
+        return [self._layout.names[index] for index in self._chosen]
+
     def _position(self) -> Tensor:
         """Copy the trainable parameters into one vector (P,), in single precision or better."""
         flat = torch.cat([p.detach().reshape(-1).to(self._device) for p in self._parameters])
@@ -263,7 +272,7 @@ class TrainingDynamics(Recording):
         split = [vector.split(self._layout.sizes) for vector in vectors]
         return _norms([parts[index] for parts in split for index in self._chosen]).view(len(vectors), -1)
 
-    def _measure(self, row: dict[str, Any]) -> None:
+    def _measure(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         before, gradients = row.pop("before"), row.pop("gradient_norms")
         after = self._position()
         row["parameter_norm"], moved = self._of_weights(before, after - before)
@@ -272,6 +281,10 @@ class TrainingDynamics(Recording):
         row["update_ratio"] = moved / row["parameter_norm"]
         row["loss"] = torch.stack(self._losses).mean()
         row |= self._path.move(after)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
+        if self.log and row["step"] % every == 0:
+            shown = {name: value for name, value in row.items() if name not in ("step", "epoch_of_step")}
+            log_numbers(trainer, row["step"], shown, self._layers)
         self._pending = {}
         self._buffer.append(row)
         if len(self._buffer) >= _FLUSH:
@@ -282,7 +295,7 @@ class TrainingDynamics(Recording):
         found = [torch.tensor(torch.nan) if g is None or g.ndim < 2 else sign_coherence(g).cpu() for g in gradients]
         return torch.stack(found).float().numpy()
 
-    def _write_flow(self) -> None:
+    def _write_flow(self, trainer: pl.Trainer) -> None:
         if not self._flow_row:
             return
         assert self._flow is not None
@@ -292,6 +305,9 @@ class TrainingDynamics(Recording):
             self._training.append("places", {"step": step, "names": json.dumps(self._flow.places)}, sync=False)
         columns = {name: values[None] for name, values in self._flow_row.items()}
         self._training.append("flow", {"step": step, **columns}, sync=False)
+        if self.log:
+            for places in (self._flow.layers, self._flow.activations):
+                log_numbers(trainer, self._step, self._flow_row, places)
         self._flow_row = {}
 
     def _flush(self) -> None:
@@ -330,10 +346,9 @@ class TrainingDynamics(Recording):
         self._flush()
         every = {"every": self.every, "flow_every": self.flow_every}
         about = {"finished": finished, **every, **provenance(self._device)}
-        layers = [self._layout.names[index] for index in self._chosen]
-        training = training_of(self._training, layers)
+        training = training_of(self._training, self._layers)
         if self._flow is not None:
-            training = training.merge(flow_of(self._training, layers, self._flow), combine_attrs="override")
+            training = training.merge(flow_of(self._training, self._layers, self._flow), combine_attrs="override")
         if finished:
             training = training.assign({name: ((), float(value)) for name, value in self._results().items()})
         trajectory = trajectory_of(self._trajectory, self._layout)
