@@ -9,6 +9,7 @@ import xarray as xr
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.units import TOLERANCE, distinct_units
 
 _MOST_UNITS = 4096
 
@@ -29,7 +30,7 @@ class Symmetry:
         measure of effective dimensionality", EUSIPCO 2007, definition 1.
     """
 
-    tol: float = 1e-5
+    tol: float = TOLERANCE
 
     def __post_init__(self) -> None:
         if not 0 < self.tol < 1:
@@ -67,7 +68,7 @@ class Symmetry:
         entropy = -torch.special.xlogy(shares, shares).sum()
         return {
             "units": len(rows),
-            "distinct_units": _distinct(rows, self.tol),
+            "distinct_units": distinct_units(rows, self.tol),
             "rank": int((singular > self.tol * largest).sum()),
             "stable_rank": ((singular / largest) ** 2).sum().item(),
             "effective_rank": entropy.exp().item() if singular[0] > 0 else 0.0,
@@ -76,11 +77,3 @@ class Symmetry:
 
 def _rows(weight: Tensor, axis: int) -> Tensor:
     return weight.movedim(axis, 0).flatten(1).double().cpu()
-
-
-def _distinct(rows: Tensor, tol: float) -> int:
-    """Number of rows that are no copy of an earlier one."""
-    close = tol * rows.norm(dim=1).max()
-    distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    is_copy = (distances <= close).tril(-1).any(1)
-    return int((~is_copy).sum())
