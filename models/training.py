@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class Training:
     def __init__(self, config: RunConfig) -> None:
         """Load and build everything; nothing is written."""
         self.config = config
+        _require_logger(config.logger)
         self.device = find_device(config.device)
         self.data = load_data(config.data, **config.data_options)
         self.network = build_model(
@@ -211,17 +213,17 @@ def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
         )
 
 
+def _require_logger(name: str) -> None:
+    if name == "tensorboard" and not any(map(find_spec, ("tensorboardX", "tensorboard"))):
+        raise ValueError(
+            "logger tensorboard needs the package tensorboardX: pip install 'landscape-lab[tensorboard]', or choose csv"
+        )
+
+
 def _logger(name: str, folder: Path) -> Any:
     if name == "none":
         return False
-    if name == "csv":
-        return CSVLogger(folder, name="logs")
-    try:
-        return TensorBoardLogger(folder, name="logs")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "logger tensorboard needs the package tensorboardX: pip install 'landscape-lab[tensorboard]', or choose csv"
-        ) from error
+    return (CSVLogger if name == "csv" else TensorBoardLogger)(folder, name="logs")
 
 
 def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:

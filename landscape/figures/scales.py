@@ -85,7 +85,7 @@ def log_ticks(low: float, high: float, most: int) -> NDArray[np.float64]:
 
 def _with_margins(values: ArrayLike) -> tuple[float, float]:
     numbers = finite(values)
-    ratio = (numbers.max() / numbers.min()) ** 0.04
+    ratio = max((numbers.max() / numbers.min()) ** 0.04, 1.02)  # of equal values too the axis has some length
     return numbers.min() / ratio, numbers.max() * ratio
 
 
