@@ -467,6 +467,8 @@ def test_what_flows_is_recorded_on_schedule(tmp_path):
     assert training["depth"].values.tolist() == [0, 1]
     assert np.isfinite(training["backpropagated_norm"]).all() and np.isfinite(training["gradient_slope"]).all()
     assert training["histogram"].sum("bin").values == pytest.approx(1)
+    largest = training["layer_gradient_norm"].sel(step=training["flow_step"].values).values
+    assert (training["gradient_magnitude"].values > 0).all() and (training["gradient_magnitude"].values < largest).all()
     assert ((training["sign_coherence"] >= 0) & (training["sign_coherence"] <= 1)).all()
 
 

@@ -166,6 +166,7 @@ def test_signs_agree_for_one_example_with_positive_inputs():
         return sign_coherence(layer.weight.grad).item()
 
     assert coherence(normal(1, 20).abs()) == 1
+    assert sign_coherence(torch.tensor([[1.0, torch.nan]])).isnan()
     assert coherence(normal(1, 20)) < 0.7
     assert coherence(normal(1, 20).abs() - 0.8) < 0.7  # the same values, centred
 

@@ -84,7 +84,7 @@ def flow_of(rows: Rows, layers: list[str], flow: Flow) -> xr.Dataset:
         {
             **variables,
             "histogram": (("flow_step", "activation", "bin"), table["histogram"]),
-            "sign_coherence": (("flow_step", "layer"), table["sign_coherence"]),
+            **{name: (("flow_step", "layer"), table[name]) for name in ("gradient_magnitude", "sign_coherence")},
             "depth": ("module", depth),
             "gradient_slope": ("flow_step", depth_slope(table["backpropagated_norm"], depth)),
         },

@@ -144,7 +144,7 @@ class TrainingDynamics(Recording):
         if not self._begun:
             return
         if self._flow_row and "sign_coherence" not in self._flow_row:
-            self._flow_row["sign_coherence"] = self._sign_coherence()
+            self._flow_row |= self._of_gradients()
         if step % self.every or (self._pending and self._pending["step"] == step):
             return
         gradients = [torch.zeros((), device=p.device) if p.grad is None else p.grad for p in self._parameters]
@@ -290,10 +290,13 @@ class TrainingDynamics(Recording):
         if len(self._buffer) >= _FLUSH:
             self._flush()
 
-    def _sign_coherence(self) -> np.ndarray:
-        gradients = [self._parameters[index].grad for index in self._chosen]
-        found = [torch.tensor(torch.nan) if g is None or g.ndim < 2 else sign_coherence(g).cpu() for g in gradients]
-        return torch.stack(found).float().numpy()
+    def _of_gradients(self) -> dict[str, np.ndarray]:
+        """Mean magnitude of the entries of each layer's gradient, and how far they agree in sign: (L,) each."""
+        missing = torch.full((1, 1), torch.nan, device=self._device)
+        grads = [self._parameters[index].grad for index in self._chosen]
+        known = [missing if g is None else g.detach().reshape(len(g) if g.ndim > 1 else 1, -1) for g in grads]
+        found = {"gradient_magnitude": [g.abs().mean() for g in known], "sign_coherence": map(sign_coherence, known)}
+        return {name: torch.stack(list(values)).float().cpu().numpy() for name, values in found.items()}
 
     def _write_flow(self, trainer: pl.Trainer) -> None:
         if not self._flow_row:

@@ -107,7 +107,8 @@ def sign_coherence(gradient: Tensor) -> Tensor:
     Args:
         gradient: (units, ...) the gradient of a weight.
     """
-    return gradient.sign().flatten(1).mean(1).abs().mean()
+    signs = torch.where(gradient.isnan(), gradient, gradient.sign())  # torch gives NaN the sign 0
+    return signs.flatten(1).mean(1).abs().mean()
 
 
 def sign_coherence_by_chance(weights_a_unit: int) -> float:
