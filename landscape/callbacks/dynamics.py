@@ -121,10 +121,10 @@ class TrainingDynamics(Recording):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch the pass of this batch, if it is the first of an update that is to be looked at."""
-        step = trainer.global_step + 1
-        if not self._begun or self._flow is None or self._flow_row or self._watched == step:
+        step = self._step + 1
+        if self._flow is None or not self._begun or not (step == 1 or step % self.flow_every == 0):
             return
-        if step == 1 or step % self.flow_every == 0:
+        if not self._flow_row and self._watched != step:
             self._watched = step
             self._flow.start()
 
@@ -140,7 +140,7 @@ class TrainingDynamics(Recording):
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Measure the gradient, and remember where the parameters were."""
-        step = trainer.global_step + 1
+        step = self._step + 1
         if not self._begun:
             return
         if self._flow_row and "sign_coherence" not in self._flow_row:
@@ -162,10 +162,11 @@ class TrainingDynamics(Recording):
         """Measure the update that was made, if one was."""
         if not self._begun:
             return
-        self._losses.append(_loss_of(outputs, self._device) * trainer.accumulate_grad_batches)
-        if trainer.global_step == self._step:
+        self._losses.append(_loss_of(outputs, self._device))
+        step = trainer.global_step  # a chain of properties; looked at once a batch
+        if step == self._step:
             return
-        self._step = trainer.global_step
+        self._step = step
         if self._pending and self._pending["step"] == self._step:
             self._measure(trainer, self._pending)
         self._losses.clear()
@@ -279,7 +280,7 @@ class TrainingDynamics(Recording):
         row["gradient_norm"] = torch.linalg.vector_norm(gradients)
         row["layer_gradient_norm"] = gradients[self._chosen]
         row["update_ratio"] = moved / row["parameter_norm"]
-        row["loss"] = torch.stack(self._losses).mean()
+        row["loss"] = torch.stack(self._losses).mean() * trainer.accumulate_grad_batches
         row |= self._path.move(after)
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
         if self.log and row["step"] % every == 0:
