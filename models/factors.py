@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from landscape.fields import fields_of
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
+from models.augmentation import AUGMENTATIONS
 from models.config import RunConfig
+from models.data.standardization import STANDARDIZATIONS
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
 from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
+from models.regularization import REGULARIZERS
 from models.schedules import LR_SCALINGS, SCHEDULES
 
 REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
+REGISTRIES += (REGULARIZERS, AUGMENTATIONS, STANDARDIZATIONS)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
