@@ -78,9 +78,9 @@ def flip(*, p: float = 0.5, axis: Literal["horizontal", "vertical"] = "horizonta
 
 @AUGMENTATIONS.register("crop")
 def crop(*, pad: int | None = None) -> Step:
-    """Pad each side and crop a random part of the old size (He et al. 2016), by an eighth of the shortest if none given.
+    """Pad each side, by default by an eighth of the shortest, and crop a random part of the old size (He et al. 2016).
 
-    That is 4 pixels of 32, as in the paper.
+    An eighth is 4 pixels of 32, as in the paper.
 
     Raises:
         ValueError: If the padding is negative.
@@ -176,7 +176,7 @@ def shear(*, slope: float = 0.2) -> Step:
 
 @AUGMENTATIONS.register("lens")
 def lens(*, strength: float = 0.2) -> Step:
-    """Distort as a lens does: r becomes r (1 + k (r / R)^2), k uniform up to a strength either way, R half the diagonal.
+    """Distort as a lens does: r becomes r (1 + k (r / R)^2), k uniform in +-strength, R half of the diagonal.
 
     Raises:
         ValueError: If the strength is not in [0, 1/3), where the map can be undone.

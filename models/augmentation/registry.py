@@ -19,7 +19,7 @@ from models.registry import Registry
 AUGMENTATIONS = Registry("augment")
 
 Places = Callable[[Tensor], Tensor]
-"""From places (N, H, W, 2) of the output to those of the input that are seen there: x and y from the centre, in pixels."""
+"""From places (N, H, W, 2) of the output to those of the input that are seen there; x, y from the centre, in pixels."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Canvas:
         targets: (N,) labels, or (N, K) shares of classes once examples are mixed.
         mean: What standardization makes zero, broadcastable to the values.
         num_classes: How many there are (K).
-        pending: Movements that are not made yet, in order; they are made together, so that values are interpolated once.
+        pending: Movements that are not made yet, in order; made together, so that values are interpolated once.
     """
 
     values: Tensor

@@ -3,7 +3,7 @@
 Inputs of mean zero and variance one, and more so uncorrelated ones, make the loss curve alike in all directions of the
 first layer. The Hessian of linear regression without a bias is the second moment of its inputs; gradient descent needs
 steps in proportion to its condition number. On the 8 x 8 digits, without the four directions that never vary, that is
-3e6 as they come, 2e5 by channel or rotated (pca), 150 by pixel, 4 whitened and 1 whitened with eps=0.
+3e6 as they come, 2e6 by channel, 2e5 rotated (pca), 150 by pixel, 4 whitened and 1 whitened with eps=0.
 
 References:
     LeCun et al., "Efficient BackProp", 1998, sections 4.3 and 5.
@@ -11,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -142,7 +141,7 @@ def principal_components(inputs: np.ndarray) -> Standardization:
 
 @STANDARDIZATIONS.register("whiten")
 def whiten(inputs: np.ndarray, *, eps: float = 1e-5, form: Literal["zca", "pca"] = "zca") -> Standardization:
-    """Make all entries uncorrelated and of variance one, v / (v + eps) for a direction of variance v.
+    """Make all directions uncorrelated and of variance one, or v / (v + eps) where it was v.
 
     zca rotates back afterwards: of all that whiten, it changes the inputs least (Bell & Sejnowski 1997), so that pixels
     keep their places and convolutions their meaning. pca stays with the principal components. Directions

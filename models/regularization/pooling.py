@@ -66,7 +66,9 @@ def regions(bounds: Tensor, side: int, overlapping: bool) -> Tensor:
 
 
 @REGULARIZERS.register("fractional-pool")
-def fractional_pool(*, ratio: float = 1.5, sequence: Sequence = "pseudorandom", overlapping: bool = True) -> Regularizer:
+def fractional_pool(
+    *, ratio: float = 1.5, sequence: Sequence = "pseudorandom", overlapping: bool = True
+) -> Regularizer:
     """Pool over regions of random sizes 1 and 2 in place of each max pooling with stride (Graham 2014).
 
     A side becomes side / ratio, rounded down, where it was halved: the layers after it see more places. The regions are

@@ -42,7 +42,7 @@ def dropout(
     inputs are dropped with a probability of their own, 0.2 in the paper.
 
     Raises:
-        ValueError: If a probability is not in [0, 1).
+        ValueError: If a probability is not in [0, 1), or (from what is returned) there are no activations.
     """
     share("p", p)
     share("inputs", inputs)
@@ -66,7 +66,10 @@ def _places(network: nn.Module, where: Places) -> list[tuple[nn.Module, bool]]:
     """List the modules beside which units are dropped, each with whether that is before it."""
     if where == "activations":
         named = network.named_modules()
-        return [(module, False) for name, module in named if name.rpartition(".")[2].startswith("activation")]
+        found = [(module, False) for name, module in named if name.rpartition(".")[2].startswith("activation")]
+        if not found:
+            raise ValueError("regularization 'dropout' finds no activations in this network; choose where=dense")
+        return found
     *hidden, head = dense_layers(network)
     first = next(module for module in network.modules() if isinstance(module, WEIGHTED))
     return [(layer, True) for layer in [*hidden, head] if layer is head or (where == "dense" and layer is not first)]
