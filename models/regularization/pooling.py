@@ -77,8 +77,8 @@ def fractional_pool(
     are fixed: pseudorandom with u = 1/2.
 
     Raises:
-        ValueError: If the ratio is not in (1, 2), or (from what is returned) the network has no max pooling with stride,
-            or its first fully connected layer counts on the sides.
+        ValueError: If the ratio is not in (1, 2), or (from what is returned) the network has no max pooling with
+            stride, or its first fully connected layer counts on the sides.
     """
     if not 1 < ratio < 2:
         raise ValueError(f"needs a ratio above 1 and below 2, got {ratio}")

@@ -1,4 +1,4 @@
-"""Runs that draw while they train: each regularizer and augmentation, alone and combined, resumed, and then measured."""
+"""Runs that draw while they train: each regularizer and augmentation, alone and combined, resumed and measured."""
 
 from __future__ import annotations
 
@@ -120,6 +120,16 @@ def test_a_few_steps_and_a_resumption(name, plain, tmp_path):
         return
     fitted(config, epochs=1, end=path)
     assert moved(config, start=path) == end
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", ["all at once", "fractional-pool", "random"])
+def test_draws_on_a_gpu_are_those_of_the_seed(name, tmp_path):
+    config = config_of({**CHANGES[name], "device": "cuda"})
+    train(config, tmp_path / "one")
+    train(config, tmp_path / "two")
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
 @pytest.mark.parametrize("changes", [{"regularization": "dropout"}, {"augment": "translate"}])
@@ -262,7 +272,7 @@ def test_what_a_configuration_refuses(changes, message):
         ({"regularization": "fractional-pool"}, "takes the place of max poolings"),
         (
             {"model": "mlp", "norm": "none", "regularization": "stochastic-depth"},
-            "this network has none; choose resnet",
+            "this network has none; choose",
         ),
         ({"data": "mnist1d", "augment": "rotate"}, "augment 'rotate' turns images"),
     ],
