@@ -37,7 +37,7 @@ def radial(strengths: Tensor, sides: Tensor) -> Places:
     """See at distance r from the centre what lies at r (1 + k (r / R)^2), R half of the diagonal.
 
     Args:
-        strengths: (N,) k; above 0 a pincushion shrinks the middle, below 0 a barrel swells it.
+        strengths: (N,) k; above 0 what is far out comes nearer (a barrel), below 0 it goes further (a pincushion).
         sides: (2,) of the images.
     """
     corner = (sides / 2).square().sum()

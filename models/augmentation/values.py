@@ -83,7 +83,8 @@ class _Mix(Step):
 def mixup(*, alpha: float = 1.0) -> Step:
     """Mix each example and its label with another of the batch: shares l and 1 - l, l ~ Beta(a, a) (Zhang et al. 2018).
 
-    l is drawn for each example. The loss is that of the shares of both classes; the accuracy while training counts the
+    l is drawn for each example, and both lie where they are: two glyphs of MNIST-1D side by side or one on the other.
+    The loss is that of the shares of both classes; the accuracy while training counts the
     class of the larger share.
 
     Raises:

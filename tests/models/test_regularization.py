@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from landscape import Objective
+from landscape.free_units import free_units
 from models.architectures import ARCHITECTURES, build_model
 from models.regularization import REGULARIZERS, check_regularization, regularize
 from models.regularization.connections import variance
@@ -117,6 +119,30 @@ def test_what_draws_is_found():
     network = build("resnet")
     regularize(network, "dropconnect+stochastic-depth+dropout")
     assert [type(module).__name__ for module in stochastic_modules(network)] == ["Gate"] * 3 + ["_Linear", "Dropout"]
+
+
+@pytest.mark.parametrize("text", ["dropout", "dropconnect", "dropout+dropconnect:where=all"])
+def test_units_that_can_be_rescaled_are_found_as_without(text):
+    plain, network = build("mlp", norm="none"), build("mlp", norm="none")
+    network.load_state_dict(plain.state_dict())
+    regularize(network, text)
+    data = (torch.randn(20, 1, 8, 8), torch.arange(20) % 10)
+    names = [[u.name for u in free_units(Objective(each, data, loss=F.cross_entropy))] for each in (plain, network)]
+    assert names[0] == names[1] != []
+
+
+@pytest.mark.parametrize("text", ["dropout:where=activations", "dropconnect:where=all", "stochastic-depth", "dropout"])
+def test_folding_of_batch_norm_leaves_the_loss_as_it_is(text):
+    network = build("resnet")
+    regularize(network, text)
+    data = (torch.randn(20, 1, 8, 8), torch.arange(20) % 10)
+    with torch.no_grad():
+        network.train()(data[0])
+        expected = F.cross_entropy(network.eval()(data[0]), data[1]).item()
+    objective = Objective(network, data, loss=F.cross_entropy)
+    assert objective.loss().item() == pytest.approx(expected, rel=1e-6)
+    many = objective.losses(objective.theta.expand(3, -1))
+    assert many.tolist() == pytest.approx([expected] * 3, rel=1e-5)
 
 
 def test_places_of_dropout():
