@@ -40,6 +40,7 @@ from landscape.text import clean
 
 if TYPE_CHECKING:
     from landscape import Objective, Store
+    from landscape.diagnosis import Symptom
     from landscape.doctor import Finding
     from landscape.sharpness import SharpnessReport
     from landscape.store import StoreError
@@ -629,6 +630,25 @@ def compare(runs: tuple[Path, ...], formats: list[str], width: Any) -> tuple[lis
     return written, damaged
 
 
+def draw_symptoms(run: Path, found: Sequence[Symptom], formats: list[str]) -> dict[str, list[Path]]:
+    """Write the figures of what is not well; returns the files by check."""
+    from landscape import figures
+
+    if formats:
+        figures.require_formats(formats)
+    store, drawn = open_store(run), {}
+    wanted = {s.check: s.figure for s in found if s.figure and s.status != "ok" and formats}
+    for name in store.names():
+        of_answer = {
+            check: figure.removeprefix(f"{name}-") for check, figure in wanted.items() if figure.startswith(f"{name}-")
+        }
+        pictures = figures.draw(store.read(name), name) if of_answer else {}
+        for check, figure in of_answer.items():
+            if figure in pictures:
+                drawn[check] = figures.save(pictures[figure], run / "figures" / f"{name}-{figure}", formats)
+    return drawn
+
+
 def readable(folder: Path, damaged: list[StoreError]) -> Iterator[tuple[str, Any]]:
     """Yield the answers of a run by name; what cannot be read is added to `damaged`."""
     from landscape.store import StoreError
@@ -737,6 +757,31 @@ def doctor(ctx: click.Context, run: Path | None, model: str | None, data: str | 
     rows = [asdict(finding) for finding in findings]
     say(rows, table(rows), as_json)
     ctx.exit(BAD_INPUT if any(row["status"] == PROBLEM for row in rows) else DONE)
+
+
+@cli.command()
+@runs_argument
+@click.option(
+    "--format", "formats", default="png", help="Of the figures that show what was found: pdf,png,svg; or none."
+)
+@json_option
+def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
+    """Say in words what a training shows: gradients, dead units, updates, gaps, sharpness; with the figures."""
+    from landscape.diagnosis import diagnose, recorded
+    from models.opened import open_run
+
+    with saying(as_json, several=len(runs) > 1) as say:
+        for run in runs:
+            is_ours = (run / "run.json").exists()
+            record = open_run(run).record() if is_ours else recorded(open_store(run))
+            found = diagnose(record)
+            drawn = draw_symptoms(run, found, [] if formats == "none" else formats.split(","))
+            rows = [{name: value for name, value in asdict(symptom).items() if name != "figure"} for symptom in found]
+            shown = [f"  {check}: {clean(path)}" for check, paths in drawn.items() for path in paths]
+            say(
+                {"run": str(run), "found": [asdict(s) for s in found], "figures": drawn},
+                "\n".join([clean(run), table(rows), *(["shown by:", *shown] if shown else [])]),
+            )
 
 
 # --- what the commands share -------------------------------------------------------------------------------

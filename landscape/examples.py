@@ -108,8 +108,8 @@ class Examples:
             yield map_tensors(itemgetter(slice(start, stop)), self._whole), stop - start
             start = stop
 
-    def take(self, number: int, seed: int = 0) -> Examples:
-        """Choose a random subset, kept in order; the same seed takes the same examples.
+    def take(self, number: int, seed: int = 0, *, shuffled: bool = False) -> Examples:
+        """Choose a random subset, kept in order unless `shuffled`; the same seed takes the same examples.
 
         Raises:
             ValueError: If there are not that many examples, or they cannot be cut.
@@ -119,7 +119,8 @@ class Examples:
         if self._whole is None:
             raise ValueError("these batches cannot be cut; pass fewer batches instead of examples=.")
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(self), generator=generator)[:number].sort().values
+        chosen = torch.randperm(len(self), generator=generator)[:number]
+        chosen = chosen if shuffled else chosen.sort().values
         return Examples([map_tensors(lambda t: t[chosen.to(t.device)], self._whole)])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Examples:

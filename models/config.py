@@ -21,10 +21,12 @@ from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_l
 from models.registry import unknown
 from models.regularization import REGULARIZERS, check_regularization
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
+from models.watching import read_watches
 
 _ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
 _OPTIMIZER_OPTIONS = ("momentum", "betas")
 _LEFT_OUT = (None, "default")
+LOGGERS = ("none", "csv", "tensorboard")
 
 
 def _in(group: str, default: Any) -> Any:
@@ -87,6 +89,11 @@ class RunConfig:
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
+        flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
+        probes: Probes to ask while training, joined by +, with their fields and how often, as in
+            stability:every=100+gradient-noise:every=epochs:2,batches=32; or none.
+        probe_examples: Training examples that they are asked of, a fixed random subset; all if there are fewer.
+        logger: Where else to write what is recorded: none, csv or tensorboard, into the folder logs of the run.
         device: auto, cpu, cuda or cuda:N; auto is cuda where there is one.
         threads: Threads of torch; results are bit-equal only for equal numbers of threads.
     """
@@ -129,6 +136,10 @@ class RunConfig:
     keep_best: bool = _in("Training", False)
     seed: int = _in("Training", 0)
     snapshots: str = _in("Running", "epochs:1")
+    flow_every: int = _in("Running", 50)
+    probes: str = _in("Running", "none")
+    probe_examples: int = _in("Running", 2048)
+    logger: str = _in("Running", "none")
     device: str = _in("Running", "auto")
     threads: int = _in("Running", 1)
 
@@ -149,8 +160,11 @@ class RunConfig:
             object.__setattr__(self, "betas", tuple(map(float, self.betas)))
         check_standardization(self.standardize)
         check_augmentation(self.augment)
+        if self.logger not in LOGGERS:
+            raise ValueError(unknown("logger", self.logger, LOGGERS))
         self._check_layers()
         Moments.of(self.snapshots)
+        read_watches(self.probes)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
@@ -272,7 +286,7 @@ _WHOLE = {
     "patch": 1,
     "warmup": 0,
 }
-_WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1}
+_WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
 _REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
 _ABOVE_0 = ("clip_norm", "clip_value")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from landscape import Objective
+from landscape.diagnosis import Record, recorded
 from landscape.examples import Examples
 from landscape.naming import named_object
 from landscape.optimizer_state import OptimizerState
@@ -122,6 +123,20 @@ class Run:
             DamagedFileError: If the file is damaged.
         """
         return _optimizer_state(self.folder)
+
+    def record(self) -> Record:
+        """Collect what was recorded while it trained, to be diagnosed.
+
+        Raises:
+            MissingError: If nothing was.
+        """
+        if not self.store.has("training"):
+            raise MissingError(f"{self.folder} has no training.h5: it was imported, or has not begun to train")
+        if self.config is None:
+            return recorded(self.store)
+        data, asked = self.data(), self.config.batch_size
+        examples = len(data.train.targets)
+        return recorded(self.store, data.num_classes, examples if asked == "all" else min(asked, examples))
 
     def test_metrics(self) -> dict[str, float]:
         """Measure loss (nats) and accuracy on the test split."""

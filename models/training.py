@@ -13,13 +13,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import nn
 from torch.nn import functional as F
 
-from landscape.callbacks import TrainingDynamics
+from landscape import Objective
+from landscape.callbacks import ProbeEvery, TrainingDynamics
 from landscape.examples import Examples as FixedExamples
 from landscape.execution import Progress
+from landscape.measure import Probe
 from landscape.optimizer_state import OptimizerState
 from landscape.store import Store
 from landscape.weights import digest_tensors, fit_weights, load_weights, save_weights
@@ -38,7 +41,9 @@ from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
 from models.seeds import derived_seed
+from models.watching import read_watches
 
+_LOG_EVERY = 10  # steps, where a logger is asked for
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -78,7 +83,8 @@ class Training:
         self._announce(store)
         checkpoint = store.path / "resume.safetensors"
         interruption = Interruption()
-        callbacks = [interruption, self._dynamics(store), *self._best(store), EpochCheckpoint(checkpoint, progress)]
+        watching = [self._dynamics(store), *self._probing(store)]
+        callbacks = [interruption, *watching, *self._best(store), EpochCheckpoint(checkpoint, progress)]
         val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
         with _own_settings(self.config.threads, self.device):
             trainer = _trainer(self.config, self.device, store.path, callbacks)
@@ -134,8 +140,28 @@ class Training:
         return make_schedule(c.schedule, len(self.loader) * c.epochs, c.warmup)
 
     def _dynamics(self, store: Store) -> TrainingDynamics:
-        results = partial(self._results, store)
-        return TrainingDynamics(store.path, snapshots=self.config.snapshots, submodule="network", results=results)
+        c = self.config
+        return TrainingDynamics(
+            store.path,
+            flow_every=c.flow_every,
+            snapshots=c.snapshots,
+            log=c.logger != "none",
+            submodule="network",
+            results=partial(self._results, store),
+        )
+
+    def _probing(self, store: Store) -> list[ProbeEvery]:
+        log = self.config.logger != "none"
+        return [
+            ProbeEvery(w.probe, w.every, out=store.path, objective=partial(self._objective, w.probe), log=log)
+            for w in read_watches(self.config.probes)
+        ]
+
+    def _objective(self, probe: Probe, module: pl.LightningModule) -> Objective:
+        """The loss of the run over a part of its training split, where the network stands now."""
+        number = min(self.config.probe_examples, len(self.data.train.targets))
+        optimizer = module.trainer.optimizers[0] if getattr(probe, "uses_optimizer", False) else None
+        return Objective(self.network, self.data.train, loss=self.module.loss, examples=number, optimizer=optimizer)
 
     def _best(self, store: Store) -> list[BestWeights]:
         c = self.config
@@ -196,6 +222,19 @@ def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
         )
 
 
+def _logger(name: str, folder: Path) -> Any:
+    if name == "none":
+        return False
+    if name == "csv":
+        return CSVLogger(folder, name="logs")
+    try:
+        return TensorBoardLogger(folder, name="logs")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "logger tensorboard needs the package tensorboardX: pip install 'landscape-lab[tensorboard]', or choose csv"
+        ) from error
+
+
 def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -206,7 +245,8 @@ def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: l
         default_root_dir=folder,
         deterministic=device.type == "cuda",
         num_sanity_val_steps=0,
-        logger=False,
+        logger=_logger(config.logger, folder),
+        log_every_n_steps=_LOG_EVERY,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -235,6 +275,7 @@ def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
             # Lightning asks torch for the type of a tree's leaf in a way that torch will drop
             warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec", FutureWarning)
             warnings.filterwarnings("ignore", "You defined a `validation_step` but have no `val_dataloader`")
+            warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
             yield
     finally:
         torch.set_num_threads(before)

@@ -108,7 +108,7 @@ def test_training_is_bit_identical_with_and_without(tmp_path):
 def test_what_training_holds(tmp_path):
     fit(tmp_path, TrainingDynamics(tmp_path))
     training = Store(tmp_path).read("training")
-    assert dict(training.sizes) == {"step": 9, "layer": 2, "epoch": 3}
+    assert {name: training.sizes[name] for name in ("step", "layer", "epoch")} == {"step": 9, "layer": 2, "epoch": 3}
     assert training["step"].values.tolist() == list(range(1, 10))
     assert training["layer"].values.tolist() == ["body.0.weight", "body.4.weight"]
     assert training["epoch_of_step"].values.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -456,3 +456,53 @@ def test_two_callbacks_with_the_same_probe_have_names(tmp_path):
     assert "spectrum-by-step-other-data-" in second.state_key
     with pytest.raises(ValueError, match=r"name must consist of letters, digits, - and _, got 'a/b'"):
         ProbeEvery(Spectrum(k=1), out=tmp_path, name="a/b")
+
+
+def test_what_flows_is_recorded_on_schedule(tmp_path):
+    fit(tmp_path, TrainingDynamics(tmp_path, flow_every=4))
+    training = Store(tmp_path).read("training")
+    assert training["flow_step"].values.tolist() == [1, 4, 8]
+    assert training["module"].values.tolist() == ["body.0", "body.4"]
+    assert training["activation"].values.tolist() == ["body.0 relu"]
+    assert training["depth"].values.tolist() == [0, 1]
+    assert np.isfinite(training["backpropagated_norm"]).all() and np.isfinite(training["gradient_slope"]).all()
+    assert training["histogram"].sum("bin").values == pytest.approx(1)
+    assert ((training["sign_coherence"] >= 0) & (training["sign_coherence"] <= 1)).all()
+
+
+def test_the_way_is_that_of_the_snapshots(tmp_path):
+    fit(tmp_path, TrainingDynamics(tmp_path, every=2, snapshots="steps:2"))
+    store = Store(tmp_path)
+    training, theta = store.read("training"), store.read("trajectory")["theta"].values[:5].astype(np.float64)
+    chords = np.diff(theta, axis=0)
+    lengths = np.linalg.norm(chords, axis=1)
+    cosines = (chords[1:] * chords[:-1]).sum(1) / lengths[1:] / lengths[:-1]
+    assert training["chord_length"].values == pytest.approx(lengths, rel=1e-5)
+    assert training["turn_cosine"].values[1:] == pytest.approx(cosines, rel=1e-4) and np.isnan(
+        training["turn_cosine"][0]
+    )
+    assert training["distance_from_start"].values == pytest.approx(
+        np.linalg.norm(theta[1:] - theta[0], axis=1), rel=1e-5
+    )
+
+
+def test_no_flow_on_request_and_only_of_the_first_batch_of_an_update(tmp_path):
+    fit(tmp_path / "off", TrainingDynamics(tmp_path / "off", flow_every=0))
+    assert "flow_step" not in Store(tmp_path / "off").read("training").dims
+    fit(tmp_path / "two", TrainingDynamics(tmp_path / "two", flow_every=1), accumulate_grad_batches=2, shuffle=False)
+    assert Store(tmp_path / "two").read("training")["flow_step"].values.tolist() == list(range(1, 7))
+    with pytest.raises(ValueError, match="flow_every must be at least 0"):
+        TrainingDynamics(tmp_path, flow_every=-1)
+
+
+def test_an_error_in_a_watched_step_lets_go_of_the_module(tmp_path):
+    class Broken(Foreign):
+        def training_step(self, batch):
+            self.body(batch[0])
+            raise Stop
+
+    module = Broken()
+    with pytest.raises(Stop):
+        fit(tmp_path, TrainingDynamics(tmp_path, flow_every=1), module=module)
+    assert not any(part._forward_hooks for part in module.modules())
+    assert not torch.overrides._get_current_function_mode_stack()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from landscape.callbacks.answers import restore_training, restore_trajectory, training_of, trajectory_of
+from landscape.callbacks.answers import flow_of, restore_training, restore_trajectory, training_of, trajectory_of
+from landscape.callbacks.loggers import log_numbers
 from landscape.callbacks.recording import Recording
 from landscape.moments import Moments
+from landscape.monitors import Flow, ParameterPath, sign_coherence
 from landscape.parameters import ParameterLayout
 from landscape.provenance import provenance
 
@@ -30,7 +33,14 @@ class TrainingDynamics(Recording):
     the first parameter group, the `gradient_norm` before clipping over all parameters and by layer
     (`layer_gradient_norm`), `parameter_norm` before the update, and `update_ratio`, the norm of the *actual*
     difference that the update made over the norm of the parameter, both by layer. A layer is a weight, a parameter
-    of two or more axes. By `epoch` (from 0): every number that the module logged.
+    of two or more axes. Of the way through parameter space: `chord_length` from the point recorded before,
+    `turn_cosine` between this chord and the one before, `distance_from_start`. By `epoch` (from 0): every number that
+    the module logged.
+
+    Every `flow_every` updates (`flow_step`, the first one among them), of the batch of that step, without another pass:
+    by `module` with a weight, mean and variance of its output, norm and variance of the gradient of the loss by it, and
+    the `gradient_slope` over depth; by `activation`, mean, variance, a histogram, and the shares that are saturated,
+    dead and dormant; by layer, the coherence of the signs of its gradient (see `landscape.monitors`).
 
     `<out>/trajectory.h5` holds the trainable parameters as flat float32 vectors (`theta`), at the first and last step
     and on a schedule.
@@ -38,8 +48,11 @@ class TrainingDynamics(Recording):
     Args:
         out: The run's folder.
         every: Record every so many optimizer updates.
+        flow_every: Look at activations and back-propagated gradients every so many updates; 0 never does.
         snapshots: When to keep the parameters: "epochs:1", "steps:50", "log:8" (points a decade), or "none" for the
             first and the last step alone.
+        log: Also send what is recorded to the Trainer's loggers (TensorBoard, CSV, ...), every so many steps as the
+            Trainer logs.
         submodule: The part of the LightningModule to follow, as in `get_submodule`; all of it by default.
         results: Called when training has ended; its numbers become scalars of training.h5.
 
@@ -52,21 +65,32 @@ class TrainingDynamics(Recording):
         self,
         out: str | Path,
         every: int = 1,
+        flow_every: int = 50,
         snapshots: str = "epochs:1",
         *,
+        log: bool = False,
         submodule: str = "",
         results: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         super().__init__(out, "training")
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
+        if flow_every < 0:
+            raise ValueError(f"flow_every must be at least 0 steps, got {flow_every}")
         self.every = every
+        self.flow_every = flow_every
         self.snapshots = snapshots
+        self.log = log
         self._moments = Moments.of(snapshots)
         self._submodule = submodule
         self._results = results
         self._step = 0
         self._pending: dict[str, Any] = {}
+        self._flow: Flow | None = None
+        self._flow_row: dict[str, Any] = {}
+        self._watched = 0
+        self._has_places = False
+        self._remembered: dict[str, Any] = {}
         self._losses: list[Tensor] = []
         self._buffer: list[dict[str, Any]] = []
         self._finished_epoch: int | None = None
@@ -82,19 +106,53 @@ class TrainingDynamics(Recording):
         if self._begun:
             self._record_epoch(trainer)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the last chord of the path, and for how long units have been silent."""
+        if not self._begun:
+            return {}
+        silence = {} if self._flow is None else self._flow.state_dict()
+        return {"last": self._path.last, "chord": self._path.chord, "silence": silence}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._remembered = dict(state_dict)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Watch the pass of this batch, if it is the first of an update that is to be looked at."""
+        step = trainer.global_step + 1
+        if not self._begun or self._flow is None or self._flow_row or self._watched == step:
+            return
+        if step == 1 or step % self.flow_every == 0:
+            self._watched = step
+            self._flow.start()
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        """Look at no evaluation beyond that of the batch."""
+        if self._flow is not None:
+            self._flow.end_forward()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep what has been seen."""
+        if self._flow is not None and self._flow.begun:
+            self._flow_row = self._flow.finish()
+
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Measure the gradient, and remember where the parameters were."""
         step = trainer.global_step + 1
-        if not self._begun or step % self.every or (self._pending and self._pending["step"] == step):
+        if not self._begun:
+            return
+        if self._flow_row and "sign_coherence" not in self._flow_row:
+            self._flow_row["sign_coherence"] = self._sign_coherence()
+        if step % self.every or (self._pending and self._pending["step"] == step):
             return
         gradients = [torch.zeros((), device=p.device) if p.grad is None else p.grad for p in self._parameters]
-        before = [p.detach().clone() for p in self._weights]
         self._pending = {
             "step": step,
             "epoch_of_step": trainer.current_epoch,
             "learning_rate": float(optimizer.param_groups[0]["lr"]),
-            "before": before,
-            "parameter_norm": _norms(before),
+            "before": self._position(),
             "gradient_norms": _norms(gradients),
         }
 
@@ -109,10 +167,17 @@ class TrainingDynamics(Recording):
             return
         self._step = trainer.global_step
         if self._pending and self._pending["step"] == self._step:
-            self._measure(self._pending)
+            self._measure(trainer, self._pending)
         self._losses.clear()
+        self._write_flow(trainer)
         if self._moments.at_step(self._step):
             self._snapshot(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Let go of the module, and save what there is."""
+        if self._flow is not None:
+            self._flow.stop()
+        super().on_exception(trainer, pl_module, exception)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember what was logged before, to know the numbers of validation."""
@@ -147,7 +212,6 @@ class TrainingDynamics(Recording):
         self._parameters = [named[name] for name in layout.names]
         chosen = [index for index, shape in enumerate(layout.shapes) if len(shape) > 1]
         self._chosen = chosen or list(range(len(layout.names)))
-        self._weights = [self._parameters[index] for index in self._chosen]
         self._refuse_too_many_snapshots(trainer)
 
         self._device = pl_module.device
@@ -159,7 +223,29 @@ class TrainingDynamics(Recording):
         self._trajectory = self._open("trajectory", self._step, restore_trajectory)
         self._kept = set(self._trajectory.table("snapshot").get("step", np.empty(0)).tolist())
         if self._step == 0:
+            self._remembered = {}
             self._snapshot(trainer)
+        self._begin_path()
+        self._begin_flow()
+
+    def _begin_path(self) -> None:
+        start = self._trajectory.table("snapshot").get("theta")
+        here = self._position()
+        origin = here if self._step == 0 or start is None else torch.from_numpy(start[0]).to(here)
+        known = {name: self._remembered[name].to(here) for name in ("last", "chord") if name in self._remembered}
+        self._path = ParameterPath(origin, known.get("last", here), known.get("chord"))
+
+    def _begin_flow(self) -> None:
+        self._flow_row, self._watched = {}, 0
+        is_compiled = any(type(part).__name__ == "OptimizedModule" for part in self._module.modules())
+        self._flow = Flow(self._module) if self.flow_every and not is_compiled else None
+        if self._flow is None:
+            return
+        self._flow.load_state_dict(self._remembered.get("silence", {}))
+        places = self._training.blocks("places")
+        self._has_places = bool(places)
+        for block in places:
+            self._flow.settle(json.loads(block["names"]))
 
     def _refuse_too_many_snapshots(self, trainer: pl.Trainer) -> None:
         steps = trainer.estimated_stepping_batches if trainer.train_dataloader is not None else 0
@@ -172,17 +258,57 @@ class TrainingDynamics(Recording):
                 'GiB, more than 2; keep fewer with snapshots="epochs:10" or "log:8", or none with "none"'
             )
 
-    def _measure(self, row: dict[str, Any]) -> None:
-        moved = _norms([p.detach() - b for p, b in zip(self._weights, row.pop("before"), strict=True)])
-        gradients = row.pop("gradient_norms")
+    @property
+    def _layers(self) -> list[str]:
+        return [self._layout.names[index] for index in self._chosen]
+
+    def _position(self) -> Tensor:
+        """Copy the trainable parameters into one vector (P,), in single precision or better."""
+        flat = torch.cat([p.detach().reshape(-1).to(self._device) for p in self._parameters])
+        return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
+
+    def _of_weights(self, *vectors: Tensor) -> Tensor:
+        """Euclidean norms of the parts of vectors (P,) that belong to each layer: (K, L)."""
+        split = [vector.split(self._layout.sizes) for vector in vectors]
+        return _norms([parts[index] for parts in split for index in self._chosen]).view(len(vectors), -1)
+
+    def _measure(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        before, gradients = row.pop("before"), row.pop("gradient_norms")
+        after = self._position()
+        row["parameter_norm"], moved = self._of_weights(before, after - before)
         row["gradient_norm"] = torch.linalg.vector_norm(gradients)
         row["layer_gradient_norm"] = gradients[self._chosen]
         row["update_ratio"] = moved / row["parameter_norm"]
         row["loss"] = torch.stack(self._losses).mean()
+        row |= self._path.move(after)
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
+        if self.log and row["step"] % every == 0:
+            shown = {name: value for name, value in row.items() if name not in ("step", "epoch_of_step")}
+            log_numbers(trainer, row["step"], shown, self._layers)
         self._pending = {}
         self._buffer.append(row)
         if len(self._buffer) >= _FLUSH:
             self._flush()
+
+    def _sign_coherence(self) -> np.ndarray:
+        gradients = [self._parameters[index].grad for index in self._chosen]
+        found = [torch.tensor(torch.nan) if g is None or g.ndim < 2 else sign_coherence(g).cpu() for g in gradients]
+        return torch.stack(found).float().numpy()
+
+    def _write_flow(self, trainer: pl.Trainer) -> None:
+        if not self._flow_row:
+            return
+        assert self._flow is not None
+        step = np.array([self._step])
+        if not self._has_places:
+            self._has_places = True
+            self._training.append("places", {"step": step, "names": json.dumps(self._flow.places)}, sync=False)
+        columns = {name: values[None] for name, values in self._flow_row.items()}
+        self._training.append("flow", {"step": step, **columns}, sync=False)
+        if self.log:
+            for places in (self._flow.layers, self._flow.activations):
+                log_numbers(trainer, self._step, self._flow_row, places)
+        self._flow_row = {}
 
     def _flush(self) -> None:
         if self._buffer:
@@ -218,9 +344,11 @@ class TrainingDynamics(Recording):
 
     def _seal(self, finished: bool) -> None:
         self._flush()
-        about = {"finished": finished, "every": self.every, **provenance(self._device)}
-        layers = [self._layout.names[index] for index in self._chosen]
-        training = training_of(self._training, layers)
+        every = {"every": self.every, "flow_every": self.flow_every}
+        about = {"finished": finished, **every, **provenance(self._device)}
+        training = training_of(self._training, self._layers)
+        if self._flow is not None:
+            training = training.merge(flow_of(self._training, self._layers, self._flow), combine_attrs="override")
         if finished:
             training = training.assign({name: ((), float(value)) for name, value in self._results().items()})
         trajectory = trajectory_of(self._trajectory, self._layout)
@@ -234,7 +362,7 @@ class TrainingDynamics(Recording):
 
 def _norms(tensors: list[Tensor]) -> Tensor:
     """Euclidean norm of each tensor: (L,)."""
-    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors])
+    return torch.stack(torch._foreach_norm(tensors))
 
 
 def _loss_of(outputs: Any, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from landscape.callbacks.answers import join_steps
+from landscape.callbacks.loggers import log_numbers
 from landscape.callbacks.recording import Recording
 from landscape.callbacks.rows import Rows, dataset_of, record_of
 from landscape.examples import Examples
@@ -46,6 +47,7 @@ class ProbeEvery(Recording):
         objective: From the LightningModule to the `Objective` to ask.
         name: Tells two callbacks apart that ask the same probe of different objectives; part of the file's name.
         examples: At most so many training examples.
+        log: Also send the numbers of each answer to the Trainer's loggers.
 
     Raises:
         ValueError: If the schedule is not one, or `name` cannot be part of a file's name; at the start of training if
@@ -61,6 +63,7 @@ class ProbeEvery(Recording):
         objective: Callable[[pl.LightningModule], Objective] | None = None,
         examples: int = 2048,
         name: str = "",
+        log: bool = False,
     ) -> None:
         question = {"fields": probe_fields(probe), "every": str(every), "examples": examples}
         question["probe"] = f"{type(probe).__module__}:{type(probe).__qualname__}"
@@ -73,6 +76,7 @@ class ProbeEvery(Recording):
             raise ValueError(f"examples must be at least 1, got {examples}")
         self.probe = probe
         self.examples = examples
+        self.log = log
         self._moments = Moments.of(every)
         self._make = objective
         self._memory: dict[str, Tensor] = {}
@@ -132,6 +136,10 @@ class ProbeEvery(Recording):
                 return
         self._last_asked = step
         self._rows.append("answer", {"step": np.array([step]), **record_of(answer)})
+        if self.log:
+            word = kebab(type(self.probe).__name__)
+            scalars = {str(n): v.values for n, v in answer.data_vars.items() if v.ndim == 0 and v.dtype.kind in "biuf"}
+            log_numbers(trainer, step, {f"{word}/{name}": value for name, value in scalars.items()})
 
     def _objective(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Objective:
         if self._data is None:

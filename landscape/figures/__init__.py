@@ -16,9 +16,12 @@ from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.files import pictures_among, require_formats, write_files
+from landscape.figures.flow import activation_histograms, backpropagated, lost_units, signal_propagation
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.layers import layer_bars
+from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
 from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
+from landscape.figures.paths import path_geometry
 from landscape.figures.projections import trajectory_loss
 from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
@@ -32,7 +35,9 @@ from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volu
 
 __all__ = [
     "Asked",
+    "activation_histograms",
     "animation_frames",
+    "backpropagated",
     "by_step",
     "contour",
     "contours_side_by_side",
@@ -54,11 +59,16 @@ __all__ = [
     "layer_bars",
     "learning_curves",
     "log_density",
+    "lost_units",
     "mp4",
+    "noise_against_loss",
+    "noise_by_layer",
+    "noise_by_step",
     "overlap_by_rank",
     "overlap_by_step",
     "page",
     "paper_style",
+    "path_geometry",
     "pictures_among",
     "question_of",
     "require_formats",
@@ -67,6 +77,7 @@ __all__ = [
     "sharpness_correlations",
     "sharpness_runs",
     "sharpness_table",
+    "signal_propagation",
     "slice_band",
     "stability_by_step",
     "surface3d",

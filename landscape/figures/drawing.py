@@ -15,8 +15,11 @@ from landscape.figures.curves import by_step, generic, learning_curves, lines_by
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
+from landscape.figures.flow import activation_histograms, backpropagated, loses_units, lost_units, signal_propagation
 from landscape.figures.layers import layer_bars
+from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
 from landscape.figures.panels import seeds_side_by_side, train_and_test
+from landscape.figures.paths import path_geometry
 from landscape.figures.projections import trajectory_loss
 from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
@@ -100,11 +103,13 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
 
 _NEEDED_BY_STEP = {
+    "gradient-noise-by-step": ("loss", "noise_scale", "noise_scale_low", "noise_scale_high"),
     "stability-by-step": ("loss", "ratio", "ratio_residual"),
     "subspace-overlap-by-step": (
         "overlap",
@@ -171,6 +176,17 @@ def _training(answer: xr.Dataset) -> dict[str, Figure]:
         figures["gradient-flow"] = gradient_flow(answer)
     if "update_ratio" in answer and answer.sizes.get("layer"):
         figures["update-ratios"] = update_ratios(answer)
+    if answer.sizes.get("step") and "turn_cosine" in answer:
+        figures["path"] = path_geometry(answer)
+    return figures | (_flow(answer) if answer.sizes.get("flow_step") else {})
+
+
+def _flow(answer: xr.Dataset) -> dict[str, Figure]:
+    figures = {"backpropagated": backpropagated(answer), "signal-propagation": signal_propagation(answer)}
+    if answer.sizes["activation"]:
+        figures["activations"] = activation_histograms(answer)
+    if loses_units(answer):
+        figures["lost-units"] = lost_units(answer)
     return figures
 
 
@@ -214,6 +230,11 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
+    "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
+    "gradient-noise-by-step": lambda answer: {
+        "noise-by-step": noise_by_step(answer),
+        "noise-against-loss": noise_against_loss(answer),
+    },
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

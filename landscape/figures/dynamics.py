@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter
 from numpy.typing import NDArray
 
-from landscape.figures.scales import finite, log_y, number, round_ticks
+from landscape.figures.scales import finite, log_ticks, log_y, number, round_ticks
 from landscape.figures.style import LINES, count, figure_of, legend_above, new_axes, note, styled, told_apart
 
 MOST_COLUMNS = 300  # of a heat map; more steps are averaged in groups
@@ -35,38 +35,56 @@ def gradient_flow(training: xr.Dataset, *, ax: Axes | None = None) -> Figure:
         The figure.
     """
     norms = training["layer_gradient_norm"].transpose("step", "layer")
-    layers = norms.sizes["layer"]
-    ax = ax or new_axes(float(np.clip(1.0 + 0.12 * layers, 1.6, 4.2)))
-    logs, edges, group = _columns(norms)
+    ax = ax or new_axes(heat_map_height(norms.sizes["layer"]))
+    heat_map(ax, norms, "Gradient norm")
+    return figure_of(ax)
+
+
+def heat_map_height(places: int) -> float:
+    """Inches of a heat map with a row for each place."""
+    return float(np.clip(1.0 + 0.12 * places, 1.6, 4.2))
+
+
+def heat_map(ax: Axes, values: xr.DataArray, label: str, is_share: bool = False) -> None:
+    """Draw values (step, place) by colour: log10 of norms, or shares from 0 to 1 as they are.
+
+    What cannot be drawn stays grey; it is counted in a note, but for shares, where it means that a place has none.
+    """
+    places = values.dims[1]
+    columns, edges, group = _columns(values, is_share)
     ax.set_facecolor("0.85")
-    mesh = ax.pcolormesh(edges, np.arange(layers + 1) - 0.5, np.ma.masked_invalid(logs).T, cmap="cividis")
+    shown = np.ma.masked_invalid(columns).T
+    colours = "magma_r" if is_share else "cividis"
+    mesh = ax.pcolormesh(edges, np.arange(values.sizes[places] + 1) - 0.5, shown, cmap=colours)
     mesh.set_rasterized(True)
-    if not finite(logs).size:
+    if is_share or not finite(columns).size:
         mesh.set_clim(0, 1)
     ax.invert_yaxis()
-    _name_layers(ax, [str(name) for name in norms["layer"].values])
+    _name_layers(ax, [str(name) for name in values[places].values])
     ax.set_xlabel("Optimizer step")
     ax.xaxis.set_major_locator(round_ticks(6, integer=True))
     bar = figure_of(ax).colorbar(mesh, ax=ax, aspect=28, pad=0.02)
-    bar.set_label("Gradient norm")
-    bar.ax.yaxis.set_major_locator(round_ticks(5, integer=True))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(_power))
+    bar.set_label(label)
+    if not is_share:
+        low, high = (10.0**end for end in mesh.get_clim())
+        bar.ax.yaxis.set_major_locator(FixedLocator(np.log10(log_ticks(low, high, 5)).tolist()))
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(_power))
     bar.outline.set_linewidth(0.4)
-    note(ax, [_missing_note(norms.values), f"each column: mean of log10 over {group} steps" if group > 1 else ""])
-    return figure_of(ax)
+    averaged = f"each column: mean of {'' if is_share else 'log10 '}over {group} steps" if group > 1 else ""
+    note(ax, ["" if is_share else _missing_note(values.values), averaged])
 
 
 def _power(exponent: float, _position: object = None) -> str:
     return number(10.0**exponent)
 
 
-def _columns(norms: xr.DataArray) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-    """log10 by column and layer (NaN where there is none), the columns' edges in steps, and steps per column."""
-    steps = np.asarray(norms["step"].values, dtype=float)
-    logs = _log10(norms.values)
+def _columns(values: xr.DataArray, is_share: bool) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """What is drawn by column and place (NaN for nothing), the columns' edges in steps, and steps per column."""
+    steps = np.asarray(values[values.dims[0]].values, dtype=float)
+    drawn = np.asarray(values.values, dtype=float) if is_share else _log10(values.values)
     group = -(-len(steps) // MOST_COLUMNS)
     starts = np.arange(0, len(steps), group)
-    columns = np.array([_mean(logs[start : start + group]) for start in starts])
+    columns = np.array([_mean(drawn[start : start + group]) for start in starts])
     spacing = float(np.median(np.diff(steps))) if len(steps) > 1 else 1.0
     edges = np.append(steps[starts] - spacing / 2, steps[-1] + spacing / 2)
     return columns, edges, group

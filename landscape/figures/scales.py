@@ -6,6 +6,7 @@ from math import floor, log10
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -62,13 +63,30 @@ def number(value: float, _position: object = None) -> str:
 
 def log_y(ax: Axes, values: ArrayLike, most: int = 6) -> None:
     """Make the y axis logarithmic over the finite values, with few round ticks (never none)."""
-    numbers = finite(values)
-    ratio = (numbers.max() / numbers.min()) ** 0.04
-    low, high = numbers.min() / ratio, numbers.max() * ratio
+    low, high = _with_margins(values)
     ax.set_yscale("log")
     ax.set_ylim(low, high)
+    _place_ticks(ax.yaxis, log_ticks(low, high, most))
+
+
+def log_x(ax: Axes, values: ArrayLike, most: int = 6) -> None:
+    """Make the x axis logarithmic over the finite values, with few round ticks (never none)."""
+    low, high = _with_margins(values)
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    _place_ticks(ax.xaxis, log_ticks(low, high, most))
+
+
+def log_ticks(low: float, high: float, most: int) -> NDArray[np.float64]:
+    """Round numbers in [low, high], evenly spread in the logarithm."""
     ticks = log_levels(low, high, most + 2)
-    _place_ticks(ax, ticks[(ticks >= low) & (ticks <= high)])
+    return ticks[(ticks >= low) & (ticks <= high)]
+
+
+def _with_margins(values: ArrayLike) -> tuple[float, float]:
+    numbers = finite(values)
+    ratio = (numbers.max() / numbers.min()) ** 0.04
+    return numbers.min() / ratio, numbers.max() * ratio
 
 
 def symlog_y(ax: Axes, values: ArrayLike, errors: ArrayLike = 0.0, most: int = 8) -> None:
@@ -82,10 +100,10 @@ def symlog_y(ax: Axes, values: ArrayLike, errors: ArrayLike = 0.0, most: int = 8
     up, down = (1 + floor(log10(max(2 * end / threshold, 0.1))) for end in (high, -low))
     step = -(-(up + down) // most)
     above, below = (threshold * 10.0 ** np.arange(0, decades, step) for decades in (up, down))
-    _place_ticks(ax, np.array([*(-below[::-1]), 0.0, *above]))
+    _place_ticks(ax.yaxis, np.array([*(-below[::-1]), 0.0, *above]))
 
 
-def _place_ticks(ax: Axes, ticks: NDArray[np.float64]) -> None:
-    ax.yaxis.set_major_locator(FixedLocator(ticks.tolist()))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(number))
+def _place_ticks(axis: Axis, ticks: NDArray[np.float64]) -> None:
+    axis.set_major_locator(FixedLocator(ticks.tolist()))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(number))

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from landscape.probes.critical import CriticalPoint
     from landscape.probes.curvature_surface import CurvatureSurface
     from landscape.probes.density import SpectralDensity
+    from landscape.probes.gradient_noise import GradientNoise
     from landscape.probes.layers import Layers
     from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
     from landscape.probes.stability import Stability, SubspaceOverlap
+    from landscape.probes.symmetry import Symmetry
     from landscape.probes.trace import Trace
 
 BUILT_IN = {
@@ -28,12 +30,15 @@ BUILT_IN = {
     "layers": "landscape.probes.layers:Layers",
     "stability": "landscape.probes.stability:Stability",
     "subspace-overlap": "landscape.probes.stability:SubspaceOverlap",
+    "gradient-noise": "landscape.probes.gradient_noise:GradientNoise",
+    "symmetry": "landscape.probes.symmetry:Symmetry",
 }
 
 __all__ = [
     "BUILT_IN",
     "CriticalPoint",
     "CurvatureSurface",
+    "GradientNoise",
     "Layers",
     "Sharpness",
     "Slice",
@@ -42,6 +47,7 @@ __all__ = [
     "Stability",
     "SubspaceOverlap",
     "Surface",
+    "Symmetry",
     "Trace",
 ]
 
