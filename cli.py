@@ -510,10 +510,9 @@ def told_apart(runs: tuple[Path, ...]) -> list[str]:
 @click.option("--out", type=RUN, required=True, help="Folder of the run to make.")
 @click.option(
     "--standardize",
-    type=click.Choice(["none", "channel", "pixel"]),
     default="none",
-    help="Inputs as the network was trained on: as they come (images 0 to 1), or by the training split's statistics. "
-    "Other constants belong into the network.",
+    help="Inputs as the network was trained on: none, as they come (images 0 to 1), or channel, pixel, pca or whiten "
+    "by the training split's statistics. Other constants belong into the network.",
 )
 @click.option("--prefix", help="What stands before every name in the file; found by itself if left out.")
 @json_option

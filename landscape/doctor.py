@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from landscape.normalization import batch_norms
 from landscape.objective import Objective
+from landscape.randomness import drawing_modules
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 
@@ -65,7 +66,8 @@ def examine(model: nn.Module, data: Any, loss: Callable[..., Tensor], **options:
 
 
 def _layers(model: nn.Module) -> Iterator[Finding]:
-    norms, dropouts = len(batch_norms(model)), sum(isinstance(m, _DROPOUTS) for m in model.modules())
+    norms, drawing = len(batch_norms(model)), drawing_modules(model)
+    dropouts = sum(isinstance(m, _DROPOUTS) for m in drawing)
     if norms:
         yield Finding(
             "batch normalization",
@@ -75,6 +77,8 @@ def _layers(model: nn.Module) -> Iterator[Finding]:
         )
     if dropouts:
         yield Finding("dropout", NOTE, f"{dropouts} layers; switched off while measuring")
+    if others := len(drawing) - dropouts:
+        yield Finding("random layers", NOTE, f"{others} that draw while training; they are fixed while measuring")
     if any(isinstance(m, nn.ReLU) for m in model.modules()):
         yield Finding("kinks", NOTE, "ReLU: the Hessian leaves its kinks out, so surfaces curve more than it says")
 

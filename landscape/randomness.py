@@ -17,6 +17,18 @@ _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 _DROPOUT = nn.modules.dropout._DropoutNd
 
 
+class Stochastic(nn.Module):
+    """A module whose output is drawn at random in training mode, and is a fixed function in eval mode.
+
+    It draws from torch's global generator.
+    """
+
+
+def drawing_modules(network: nn.Module) -> list[nn.Module]:
+    """List the modules that draw while they train: torch's dropouts, and those that say so of themselves."""
+    return [module for module in network.modules() if isinstance(module, Stochastic | _DROPOUT)]
+
+
 @contextmanager
 def preserved_rng(device: torch.device | None = None) -> Iterator[None]:
     """Give the generators of Python, NumPy and torch (CPU and `device`) back as they were."""
@@ -54,7 +66,7 @@ def moved_buffers(before: dict[str, Tensor], model: nn.Module) -> list[str]:
 
 def _describe(name: str, module: nn.Module) -> str:
     where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
-    if isinstance(module, _DROPOUT):
+    if isinstance(module, Stochastic | _DROPOUT):
         return f"{where} is in train mode; do not switch it to train mode inside the forward or step function."
     if isinstance(module, _BATCH_NORM):
         return f"{where} is in train mode; let normalization= choose its statistics instead."

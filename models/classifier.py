@@ -15,11 +15,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.data import Examples
 from models.gradients import GradientRules, kept_buffers, sharpness_aware_gradient
+from models.losses import Loss
 from models.normalization import exact_norms, settle_statistics
 from models.optimizers import OwnOptimizer
+from models.regularization.depth import can_skip
 from models.seeds import derived_seed
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classifier(pl.LightningModule):
@@ -32,8 +32,9 @@ class Classifier(pl.LightningModule):
     Where the network has norms with exact statistics, they are measured on the training set after the last step of each
     epoch, before it is validated or kept.
 
-    Whatever is random in a step (dropout) is drawn from (seed, step) alone, so that a training that resumes goes on
-    as it would have gone.
+    Whatever is random in a step (augmentation, dropout) is drawn from (seed, step) alone, so that a training that
+    resumes goes on as it would have gone. Where examples are augmented, the loss and accuracy of training are those of
+    the augmented ones; of an example whose label is mixed, the class with the larger share counts as right.
 
     Sharpness-aware, a step takes two gradients: the one at the parameters leads to the worse point where the one that
     counts is taken, of the same batch with the same random draws. Loss, accuracy and the running statistics of
@@ -45,6 +46,7 @@ class Classifier(pl.LightningModule):
         loss: The mean loss of logits (N, K) and targets (N,).
         rules: What is done to gradients before the optimizer steps.
         sam: Radius of sharpness-aware minimization; 0 for none.
+        augment: What is done to a batch before a step; nothing if None.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Classifier(pl.LightningModule):
         loss: Loss = F.cross_entropy,
         rules: GradientRules | None = None,
         sam: float = 0.0,
+        augment: Callable[[Examples], Examples] | None = None,
     ) -> None:
         """Put a training together.
 
@@ -64,9 +67,10 @@ class Classifier(pl.LightningModule):
             optimizer: Builds the optimizer of the parameters it is given.
             schedule: Factor on the learning rate as a function of the step, from 0; constant if None.
             seed: Seed of what is random in a step.
-            loss: The mean loss of logits (N, K) and targets (N,), a scalar.
+            loss: The mean loss of logits (N, K) and targets (N,), a scalar; with mixed labels also of (N, K) shares.
             rules: What is done to gradients before the optimizer steps; nothing if None.
             sam: Radius of sharpness-aware minimization; 0 for none.
+            augment: From a batch on its device to the one that the step takes, drawn from torch's global generator.
         """
         super().__init__()
         self.network = network
@@ -74,6 +78,8 @@ class Classifier(pl.LightningModule):
         self.loss = loss
         self.rules = rules or GradientRules()
         self.sam = sam
+        self.augment = augment
+        self._skips = can_skip(network)
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
@@ -113,12 +119,14 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
+        if self.training and self.augment is not None:
+            batch = self._augmented(batch)
         inputs, targets = batch
         logits = self.network(inputs)
         if self.training:
             self._outputs.append((logits.detach(), targets))
             self._batch = batch if self.sam else None
-        return self.loss(logits, targets)
+        return self._loss_of(logits, targets)
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Take the gradient of a step, where and in the way that the optimizer needs it."""
@@ -167,8 +175,23 @@ class Classifier(pl.LightningModule):
         """Log the means over the validation split."""
         self._log_means("val")
 
-    def _seed_step(self) -> None:
-        seed = derived_seed(self.seed, "step", self.global_step)
+    def _augmented(self, batch: Examples) -> Examples:
+        """Augment by draws of their own, so that the network draws as it does without."""
+        assert self.augment is not None
+        self._seed_step("augmentation")
+        changed = self.augment(batch)
+        self._seed_step()
+        return changed
+
+    def _loss_of(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Evaluate the loss; the gradient of a branch that was skipped is zero rather than missing."""
+        loss = self.loss(logits, targets)
+        if self._skips:
+            loss = loss + 0.0 * sum(p.sum() for p in self.network.parameters() if p.requires_grad)
+        return loss
+
+    def _seed_step(self, purpose: str = "step") -> None:
+        seed = derived_seed(self.seed, purpose, self.global_step)
         # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -179,11 +202,12 @@ class Classifier(pl.LightningModule):
         assert self._batch is not None
         self._seed_step()
         inputs, targets = self._batch
-        return self.loss(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
+        return self._loss_of(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
 
     def _log_means(self, part: str) -> None:
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
-        accuracy = (logits.argmax(1) == targets).float().mean()
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        accuracy = (logits.argmax(1) == labels).float().mean()
         metrics = {f"{part}_loss": self.loss(logits, targets), f"{part}_accuracy": accuracy}
         self.log_dict(metrics, on_step=False, on_epoch=True, batch_size=1)

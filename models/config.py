@@ -13,11 +13,13 @@ from typing import Any, Literal
 from landscape.moments import Moments
 from models.activations import make_activation
 from models.architectures import ARCHITECTURES
-from models.data import STANDARDIZATIONS
+from models.augmentation import AUGMENTATIONS, check_augmentation
+from models.data.standardization import STANDARDIZATIONS, check_standardization
 from models.initialization import check_initialization
 from models.normalization import make_norm
 from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
+from models.regularization import REGULARIZERS, check_regularization
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
 from models.watching import read_watches
 
@@ -41,7 +43,8 @@ class RunConfig:
         test_size: Test examples; the data's own test set, or a fifth of the pool, if none.
         val_fraction: Share of the training pool held out for validation.
         label_noise: Share of training labels replaced by uniformly random incorrect ones.
-        standardize: channel, pixel or none: by the training split's mean and deviation.
+        standardize: channel or pixel, by the training split's mean and deviation; pca, rotated to its principal
+            components; whiten (whiten:eps=1e-3, form=pca), uncorrelated and of variance one; or none.
         data_seed: Seed of splits, subsets and label noise.
         model: mlp, lenet, cnn, vgg, resnet, preresnet, wideresnet, alexnet, inception, mobilenet, efficientnet, vit,
             deep-linear or random-features.
@@ -55,6 +58,8 @@ class RunConfig:
         skip: Whether a residual network has its skip connections.
         heads: Attention heads of vit.
         patch: Side of the patches of vit; by default about a quarter of an image's, an eighth of a signal's.
+        regularization: dropout (dropout:0.5,mode=classic,where=head,inputs=0.2), dropconnect:P, stochastic-depth:P,
+            fractional-pool:RATIO, several joined by +, or none; on while training, and fixed in whatever is measured.
         init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
             lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
             follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
@@ -70,6 +75,11 @@ class RunConfig:
         clip_norm: Largest norm of the gradient.
         clip_value: Largest magnitude of an entry of the gradient; clipped before its norm.
         sam: Radius of sharpness-aware minimization around any optimizer, two gradients a step; 0 for none.
+        label_smoothing: Share of each label that is spread over all classes (Szegedy et al. 2016). The loss with it is
+            the run's own: it is trained on, logged, measured at the end and what probes ask about.
+        augment: What changes the examples of a step at random: flip, crop, scale, jitter, translate, rotate, stretch,
+            shear, lens, cutout, mixup:ALPHA or random:N, several joined by + in their order, as in
+            crop:pad=1+rotate:10+mixup:0.2, or none. Probes measure the data as it is.
         batch_size: Examples a step, or all; the last batch of an epoch may be short. gd always takes all.
         schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone
             or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
@@ -77,7 +87,7 @@ class RunConfig:
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
-        seed: Seed of initial weights, order of examples and dropout.
+        seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
         flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
         probes: Probes to ask while training, joined by +, with their fields and how often, as in
@@ -103,6 +113,7 @@ class RunConfig:
     skip: bool = _in("Model", True)
     heads: int | None = _in("Model", None)
     patch: int | None = _in("Model", None)
+    regularization: str = _in("Model", "none")
     init: str = _in("Model", "default")
     optimizer: str = _in("Training", "sgd")
     lr: float | None = _in("Training", None)
@@ -115,6 +126,8 @@ class RunConfig:
     clip_norm: float | None = _in("Training", None)
     clip_value: float | None = _in("Training", None)
     sam: float = _in("Training", 0.0)
+    label_smoothing: float = _in("Training", 0.0)
+    augment: str = _in("Training", "none")
     batch_size: int | Literal["all"] = _in("Training", 128)
     schedule: str = _in("Training", "constant")
     warmup: int = _in("Training", 0)
@@ -145,9 +158,10 @@ class RunConfig:
                 object.__setattr__(self, name, float(getattr(self, name)))
         if self.betas is not None:
             object.__setattr__(self, "betas", tuple(map(float, self.betas)))
-        for name, choices in (("standardize", STANDARDIZATIONS), ("logger", LOGGERS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(unknown(name, getattr(self, name), choices))
+        check_standardization(self.standardize)
+        check_augmentation(self.augment)
+        if self.logger not in LOGGERS:
+            raise ValueError(unknown("logger", self.logger, LOGGERS))
         self._check_layers()
         Moments.of(self.snapshots)
         read_watches(self.probes)
@@ -164,6 +178,7 @@ class RunConfig:
         if "activation" in taken:
             make_activation(self.activation, 8)
         check_initialization(self.init)
+        check_regularization(self.regularization)
 
     def _fill_in(self) -> None:
         architecture = ARCHITECTURES.options(self.model)
@@ -171,7 +186,9 @@ class RunConfig:
         for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
-        for registry in (SCHEDULES, LR_SCALINGS):
+        for registry in (REGULARIZERS, AUGMENTATIONS):
+            object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
+        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS):
             object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
 
     def _of_optimizer(self) -> dict[str, Any]:
@@ -271,7 +288,7 @@ _WHOLE = {
 }
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
-_REAL |= {"label_noise": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
+_REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
 _ABOVE_0 = ("clip_norm", "clip_value")
 
 

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 from landscape.fields import fields_of
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
+from models.augmentation import AUGMENTATIONS
 from models.config import RunConfig
+from models.data.standardization import STANDARDIZATIONS
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
 from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
+from models.regularization import REGULARIZERS
 from models.schedules import LR_SCALINGS, SCHEDULES
 
 REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
+REGISTRIES += (REGULARIZERS, AUGMENTATIONS, STANDARDIZATIONS)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
@@ -28,6 +32,7 @@ _OPENING = """\
 
 Written by `landscape factors --markdown` from the code; a test fails where it is not up to date. A choice with options
 is written `name:option=value,option=value`, or by position, `name:value`; what is left out has the default below.
+Regularizations and augmentations are joined by `+`.
 """
 
 

@@ -128,8 +128,20 @@ class Branch:
 
 
 class Residual(nn.Module):
-    """A block with residual branches, which initializations can treat apart."""
+    """A block with residual branches, which initializations and stochastic depth can treat apart.
+
+    Attributes:
+        gates: What may skip each of `branches` while training, in their order; empty where nothing does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList()
 
     def branches(self) -> list[Branch]:
         """List the branches; none where the block has no way around them."""
         raise NotImplementedError
+
+    def beside(self, branch: Callable[[], Tensor], way: Callable[[], Tensor], number: int = 0) -> Tensor:
+        """Add a branch to the way around it, or do what the gate of that number does with both."""
+        return self.gates[number](branch, way) if self.gates else branch() + way()

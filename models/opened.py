@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from landscape import Objective
 from landscape.diagnosis import Record, recorded
@@ -22,6 +21,8 @@ from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
 from models.devices import find_device
+from models.losses import Loss, make_loss
+from models.regularization import regularize
 
 SCHEMA_VERSION = 1
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -95,7 +96,9 @@ class Run:
         return splits
 
     def objective(self, data: str | None = None, **options: Any) -> Objective:
-        """Ask for the mean cross-entropy over the training split, noisy labels included, as the run was trained.
+        """Ask for the run's own mean loss over the training split, noisy labels included, without augmentation.
+
+        That is the cross-entropy, with the run's label smoothing.
 
         Args:
             data: Other data than the run's own, by name.
@@ -110,7 +113,7 @@ class Run:
         splits = self.data(data)
         # a function of a module can be sent to other processes, a method of a run with open files cannot
         known = {"also": {"test": splits.test}, "optimizer": partial(_optimizer_state, self.folder)}
-        return Objective(self.model(), splits.train, loss=F.cross_entropy, **{**known, **options})
+        return Objective(self.model(), splits.train, loss=self._loss(), **{**known, **options})
 
     def optimizer_state(self) -> OptimizerState:
         """Read what the optimizer held when training ended.
@@ -137,15 +140,20 @@ class Run:
 
     def test_metrics(self) -> dict[str, float]:
         """Measure loss (nats) and accuracy on the test split."""
-        return Objective(self.model(), self.data().test, loss=F.cross_entropy).metrics()
+        return Objective(self.model(), self.data().test, loss=self._loss()).metrics()
+
+    def _loss(self) -> Loss:
+        return make_loss() if self.config is None else make_loss(self.config.label_smoothing)
 
     def _network(self) -> nn.Module:
         if self.config is None:
             return make_network(self.about["model"])
         splits = self.data()
-        return build_model(
+        network = build_model(
             self.config.model, splits.input_shape, splits.num_classes, **self.config.architecture_options
         )
+        regularize(network, self.config.regularization)
+        return network
 
 
 def _optimizer_state(folder: Path) -> OptimizerState:
@@ -196,7 +204,7 @@ def import_weights(
         data: "digits", "mnist1d", "idx:DIR", "npz:FILE" or "folder:DIR".
         out: The run's folder.
         standardize: How inputs are standardized, as the network was trained: "none" (images from 0 to 1, as they
-            come), "channel" or "pixel". Other constants belong into the factory's network.
+            come), "channel", "pixel", "pca" or "whiten". Other constants belong into the factory's network.
         prefix: Take only the names in the file that begin with this, without it; default: what fits, such as
             ``model.`` of a LightningModule.
 

@@ -118,6 +118,36 @@ class Registry(dict[str, Callable[..., Any]]):
         given = [(o, options[o]) for o, default in self.options(name).items() if options.get(o, default) != default]
         return f"{name}:{','.join(f'{option}={_text(value)}' for option, value in given)}" if given else name
 
+    def read_all(self, text: str) -> list[tuple[str, dict[str, Any]]]:
+        """Read choices that are joined by "+", each with its options; "none" alone stands for no choice.
+
+        Raises:
+            ValueError: As `read` does.
+        """
+        return [] if text == "none" else [self.read(part) for part in text.split("+")]
+
+    def write_all(self, text: str) -> str:
+        """Write choices that are joined by "+" so that equal ones have one text.
+
+        Raises:
+            ValueError: As `read` does.
+        """
+        return "+".join(self.write(*choice) for choice in self.read_all(text)) or "none"
+
+    def build_all(self, text: str) -> list[Any]:
+        """Call each of the choices that are joined by "+".
+
+        Raises:
+            ValueError: As `read` does, or as a choice itself does; then its kind and name stand before the message.
+        """
+        built = []
+        for name, options in self.read_all(text):
+            try:
+                built.append(self[name](**options))
+            except ValueError as error:
+                raise ValueError(f"{self.kind} {name!r} {error}") from None
+        return built
+
     def _value(self, name: str, option: str, value: str) -> Any:
         try:
             return parse(value, typing.get_type_hints(self[name]).get(option, str))

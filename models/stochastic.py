@@ -1,4 +1,4 @@
-"""Modules that draw at random while training, and networks that go on drawing when they predict."""
+"""Networks that go on drawing at random when they predict."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from contextlib import contextmanager
 
 from torch import nn
 
-_DROPOUTS = nn.modules.dropout._DropoutNd
+from landscape.randomness import Stochastic
+from landscape.randomness import drawing_modules as stochastic_modules
 
-
-class Stochastic(nn.Module):
-    """A module whose output is drawn at random in training mode, and is a fixed function in eval mode.
-
-    It draws from torch's global generator, which each training step seeds.
-    """
-
-
-def stochastic_modules(network: nn.Module) -> list[nn.Module]:
-    """List the modules that draw: ours, and torch's dropouts."""
-    return [module for module in network.modules() if isinstance(module, Stochastic | _DROPOUTS)]
+__all__ = ["Stochastic", "drawing", "stochastic_modules"]
 
 
 @contextmanager

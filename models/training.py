@@ -28,14 +28,17 @@ from landscape.optimizer_state import OptimizerState
 from landscape.store import Store
 from landscape.weights import digest_tensors, fit_weights, load_weights, save_weights
 from models.architectures import build_model
-from models.classifier import Classifier, Loss
+from models.augmentation import make_augmenter
+from models.classifier import Classifier
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
 from models.devices import find_device
 from models.gradients import GradientRules
 from models.initialization import initialize
+from models.losses import Loss, make_loss
 from models.opened import OPTIMIZER_FILE, SCHEMA_VERSION
 from models.optimizers import build_optimizer
+from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
 from models.seeds import derived_seed
@@ -60,13 +63,21 @@ class Training:
         seed = derived_seed(config.seed, "weights")
         first = self.data.train.inputs[: config.batch_size if config.batch_size != "all" else None]
         initialize(self.network, config.init, torch.Generator().manual_seed(seed), first)
+        regularize(self.network, config.regularization)
         _refuse_lonely_example(config, self.data)
         count = len(self.data.train.targets)
         self.batch_size = count if config.batch_size == "all" else config.batch_size
         self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
         self._optimizer()(self.network.parameters())  # settings that it refuses fail here, before anything is written
         self.module = Classifier(
-            self.network, self._optimizer(), self._schedule(), config.seed, rules=self._rules(), sam=config.sam
+            self.network,
+            self._optimizer(),
+            self._schedule(),
+            config.seed,
+            make_loss(config.label_smoothing),
+            self._rules(),
+            config.sam,
+            make_augmenter(config.augment, config.data, self.data, self.device),
         )
 
     def run(self, store: Store, progress: Progress | None) -> None:

@@ -17,6 +17,7 @@ from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.files import pictures_among, require_formats, write_files
 from landscape.figures.flow import activation_histograms, backpropagated, lost_units, signal_propagation
+from landscape.figures.images import image_rows
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.layers import layer_bars
 from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
@@ -51,6 +52,7 @@ __all__ = [
     "generic",
     "gif",
     "gradient_flow",
+    "image_rows",
     "index_against_loss",
     "interactive_surface",
     "interactive_volume",

@@ -27,7 +27,7 @@ def alexnet(
 
     Five convolutions with overlapping poolings after the first, second and fifth, as long as at least two places are
     left on each side, then two hidden layers of 16 times `width` units (64 times in the paper). Without the paper's
-    local response normalization, which a norm stands for, and without its dropout.
+    local response normalization, which a norm stands for; its dropout is a regularization of its own.
 
     For images of C channels that end with S places, without norm, it has
     25 C w + 597 w^2 + 18 w + (4 w S + 1) h + (h + 1) h + (h + 1) K parameters, h = 16 w.

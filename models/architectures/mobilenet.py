@@ -121,8 +121,10 @@ class InvertedBottleneck(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, ...) to (N, C', ...), the sides divided by the stride."""
-        residual = self.norm(self.project(self.excitation(self.depthwise(self.expand(x)))))
-        return x + residual if self.skip else residual
+        return self.beside(lambda: self._residual(x), lambda: x) if self.skip else self._residual(x)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        return self.norm(self.project(self.excitation(self.depthwise(self.expand(x)))))
 
     def branches(self) -> list[Branch]:
         """List the one branch; its gate is not of it."""
@@ -148,8 +150,8 @@ def efficientnet(
     From a 3 x 3 convolution with `width` channels (b) through one block without expansion (3 x 3, b channels),
     `depth` blocks of expansion 6 (3 x 3, 3 b / 2 channels) and `depth` of expansion 6 (5 x 5, 5 b / 2 channels); the
     first block of the second and third stage halves the sides. B0 has b = 16 there, depth 2 and four stages more; its
-    family multiplies depth by 1.2 and width by 1.1 for each step of compound scaling. Without its dropout and
-    stochastic depth.
+    family multiplies depth by 1.2 and width by 1.1 for each step of compound scaling. Its dropout
+    and stochastic depth are regularizations of their own.
 
     For images of C channels, with batch norm, it has 9 C b + 2 b parameters in the first convolution; in a block from
     c to c' channels, with e = c times the expansion and s = c / 4: c e + 2 e if it expands, k^2 e + 2 e,

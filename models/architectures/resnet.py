@@ -43,8 +43,13 @@ class ResidualBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, ...) to (N, C', ...), the sides divided by the stride."""
-        residual = self.norm2(self.conv2(self.activation1(self.norm1(self.conv1(x)))))
-        return self.activation2(residual if self.shortcut is None else residual + self.shortcut(x))
+        shortcut = self.shortcut
+        if shortcut is None:
+            return self.activation2(self._residual(x))
+        return self.activation2(self.beside(lambda: self._residual(x), lambda: shortcut(x)))
+
+    def _residual(self, x: Tensor) -> Tensor:
+        return self.norm2(self.conv2(self.activation1(self.norm1(self.conv1(x)))))
 
     def branches(self) -> list[Branch]:
         """List the one branch."""
@@ -83,11 +88,19 @@ class PreActivationBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, ...) to (N, C', ...), the sides divided by the stride."""
-        active = self.activation1(self.norm1(x))
-        residual = self.conv2(self.activation2(self.norm2(self.conv1(active))))
+        projection = self.projection
         if not self.skip:
-            return residual
-        return residual + (x if self.projection is None else self.projection(active))
+            return self._residual(self._active(x))
+        if projection is None:
+            return self.beside(lambda: self._residual(self._active(x)), lambda: x)
+        active = self._active(x)
+        return self.beside(lambda: self._residual(active), lambda: projection(active))
+
+    def _active(self, x: Tensor) -> Tensor:
+        return self.activation1(self.norm1(x))
+
+    def _residual(self, active: Tensor) -> Tensor:
+        return self.conv2(self.activation2(self.norm2(self.conv1(active))))
 
     def branches(self) -> list[Branch]:
         """List the one branch."""

@@ -62,8 +62,8 @@ class TransformerBlock(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (N, T, D) to the same shape."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.out(self.activation(self.hidden(self.norm2(x))))
+        y = self.beside(lambda: self.attention(self.norm1(x)), lambda: x)
+        return self.beside(lambda: self.out(self.activation(self.hidden(self.norm2(y)))), lambda: y, number=1)
 
     def branches(self) -> list[Branch]:
         """List both: attention by what its output is linear in, and the hidden layer."""

@@ -7,7 +7,8 @@ import numpy as np
 from models.data.files import idx_folder, image_folder, npz_file
 from models.data.loader import TensorLoader
 from models.data.mnist1d import mnist1d
-from models.data.splits import STANDARDIZATIONS, Examples, Pool, Splits, split
+from models.data.splits import Examples, Pool, Splits, split
+from models.data.standardization import STANDARDIZATIONS
 from models.registry import Registry, unknown
 
 __all__ = ["DATASETS", "STANDARDIZATIONS", "Examples", "Splits", "TensorLoader", "load_data"]
@@ -52,7 +53,7 @@ def load_data(
         test_size: Examples to test on; all of the data's own test set, or a fifth of the pool, if None.
         val_fraction: Share of the training pool that is held out for validation, in [0, 1).
         label_noise: Share of training labels replaced by uniformly random incorrect ones, in [0, 1].
-        standardize: "channel", "pixel" or "none": by the training split's statistics.
+        standardize: "channel", "pixel", "pca", "whiten" or "none": by the training split's statistics.
         seed: Decides the splits, the subset and the noise. The global random state stays untouched.
 
     Returns:

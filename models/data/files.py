@@ -54,6 +54,15 @@ def _idx_member(folder: Path, part: str, what: str) -> np.ndarray:
     )
 
 
+def idx_labels(location: str, part: str) -> np.ndarray:
+    """Read the labels (N,) of one part, "train" or "t10k", of an MNIST-like data set.
+
+    Raises:
+        ValueError: If there are none, or they are damaged.
+    """
+    return _idx_member(_folder(location), part, "labels")
+
+
 def idx_folder(location: str) -> Pool:
     """Read the four files of an MNIST-like data set: {train,t10k}-{images,labels}."""
     folder = _folder(location)

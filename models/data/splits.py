@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape.identity import digest
+from models.data.standardization import Standardization, fit_standardization
 from models.seeds import derived_seed
-
-STANDARDIZATIONS = ("channel", "pixel", "none")
 
 
 class Examples(NamedTuple):
@@ -50,7 +49,8 @@ class Splits:
         test: Examples never trained on.
         num_classes: Number of classes; labels are 0 .. num_classes - 1.
         input_shape: Shape of one input, without the batch.
-        digest: SHA-256 over all tensors.
+        standardization: What inputs have been through.
+        digest: SHA-256 over all tensors; over those before a rotation, whose last bits a machine's arithmetic decides.
     """
 
     train: Examples
@@ -58,6 +58,7 @@ class Splits:
     test: Examples
     num_classes: int
     input_shape: tuple[int, ...]
+    standardization: Standardization
     digest: str
 
 
@@ -96,15 +97,17 @@ def split(
     _enough("train_size", 1 if train_size is None else train_size, len(order))
     val, train = _take(train, val_order), _take(train, order[:train_size])
     train = (train[0], add_label_noise(train[1], label_noise, num_classes, _stream(seed, "noise")))
-    shift, scale = statistics(train[0], standardize)
-    parts = [_examples((inputs - shift) / scale, targets) for inputs, targets in (train, val, test)]
+    standardization = fit_standardization(standardize, train[0])
+    parts = [_examples(standardization(inputs), targets) for inputs, targets in (train, val, test)]
+    known = parts if standardization.matrix is None else [_examples(*part) for part in (train, val, test)]
     return Splits(
         train=parts[0],
         val=parts[1] if held_out else None,
         test=parts[2],
         num_classes=num_classes,
         input_shape=tuple(parts[0].inputs.shape[1:]),
-        digest=digest(*(tensor for part in parts if len(part.targets) for tensor in part)),
+        standardization=standardization,
+        digest=digest(*(tensor for part in known if len(part.targets) for tensor in part)),
     )
 
 
@@ -134,29 +137,6 @@ def add_label_noise(targets: np.ndarray, fraction: float, num_classes: int, rng:
     chosen = rng.choice(len(targets), size=count, replace=False)
     noisy[chosen] = (targets[chosen] + rng.integers(1, max(num_classes, 2), size=count)) % num_classes
     return noisy
-
-
-def statistics(inputs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return what to subtract from inputs and what to divide them by, broadcastable to (N, C, ...).
-
-    A constant channel or pixel has no spread to divide by and is divided by 1.
-
-    Args:
-        inputs: (N, C, ...) training inputs.
-        kind: "channel" (one mean and deviation a channel), "pixel" (one a place) or "none".
-
-    Raises:
-        ValueError: If `kind` is unknown.
-    """
-    if kind not in STANDARDIZATIONS:
-        raise ValueError(f"standardize must be one of {', '.join(STANDARDIZATIONS)}, got {kind!r}")
-    if kind == "none":
-        return np.float32(0), np.float32(1)
-    axes = 0 if kind == "pixel" else (0, *range(2, inputs.ndim))
-    mean = inputs.mean(axes, keepdims=True, dtype=np.float64)
-    deviation = inputs.std(axes, keepdims=True, dtype=np.float64)
-    constant = deviation <= 1e-6 * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
-    return mean, np.where(constant, 1.0, deviation)
 
 
 def _check(inputs: np.ndarray, targets: np.ndarray, part: str) -> tuple[np.ndarray, np.ndarray]:

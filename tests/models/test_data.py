@@ -13,7 +13,8 @@ from PIL import Image
 from landscape.identity import digest
 from models.data import DATASETS, Examples, TensorLoader, load_data
 from models.data.mnist1d import mnist1d
-from models.data.splits import Pool, add_label_noise, split, statistics
+from models.data.splits import Pool, add_label_noise, split
+from models.data.standardization import fit_standardization
 
 DEFAULTS = dict(train_size=None, test_size=None, val_fraction=0.0, label_noise=0.0, standardize="none", seed=0)
 
@@ -78,14 +79,15 @@ def test_standardization_guards_what_is_constant():
     inputs = np.random.default_rng(0).normal(3, 2, (200, 2, 4)).astype(np.float32)
     inputs[:, 0, 0] = 7.1
     for kind, axes in [("pixel", 0), ("channel", (0, 2))]:
-        shift, scale = statistics(inputs, kind)
-        scaled = (inputs - shift) / scale
+        fitted = fit_standardization(kind, inputs)
+        shift, scaled = fitted.shift, fitted(inputs)
         assert np.isfinite(scaled).all()
         assert scaled.mean(axes) == pytest.approx(np.zeros(shift.squeeze().shape), abs=1e-5)
-    shift, scale = statistics(inputs, "pixel")
+    fitted = fit_standardization("pixel", inputs)
+    shift, scale = fitted.shift, fitted.scale
     assert scale[0, 0, 0] == 1 and abs((inputs[:, 0, 0] - shift[0, 0, 0]) / scale[0, 0, 0]).max() < 1e-5
-    with pytest.raises(ValueError, match="standardize must be one of channel, pixel, none, got 'pixels'"):
-        statistics(inputs, "pixels")
+    with pytest.raises(ValueError, match="unknown standardize 'pixels'; did you mean 'pixel'"):
+        fit_standardization("pixels", inputs)
 
 
 def test_the_digest_is_of_every_tensor():
