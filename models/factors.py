@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from landscape.fields import fields_of
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
+from models.averaging import AVERAGES
 from models.config import RunConfig
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
@@ -19,7 +20,17 @@ from models.optimizers import OPTIMIZERS
 from models.registry import Registry
 from models.schedules import LR_SCALINGS, SCHEDULES
 
-REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
+REGISTRIES = (
+    ARCHITECTURES,
+    INITIALIZATIONS,
+    STEPS,
+    NORMS,
+    ACTIVATIONS,
+    OPTIMIZERS,
+    SCHEDULES,
+    LR_SCALINGS,
+    AVERAGES,
+)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
