@@ -17,6 +17,7 @@ _REMARKS = {
     "moved": "moved",
     "invariance_warning": "warning",
 }  # attributes that are sentences, and what they begin with
+_MOST_MEMBERS = 30  # of an ensemble that get a line each
 
 
 def number(value: object) -> str:
@@ -208,7 +209,22 @@ def ensemble_table(answer: xr.Dataset) -> str:
         for index in range(answer.sizes["size"])
     ]
     note = "gains: 95% bootstrap intervals over test examples, not over seeds; below: mean ± deviation over subsets"
-    return "\n".join([table([ensemble, *rows]), note, table(growing)])
+    return "\n".join([table([ensemble, *rows]), note, table(growing), *_members(answer)])
+
+
+def _members(answer: xr.Dataset) -> list[str]:
+    """One line a member, where they have names and are not too many to read."""
+    if "member_run" not in answer or answer.sizes["member"] > _MOST_MEMBERS:
+        return []
+    names = list(map(str, answer["score"].values))
+    rows = [
+        {
+            **{word: clean(answer[f"member_{word}"].values[index], 40) for word in ("run", "name", "view")},
+            **dict(zip(names, scores, strict=True)),
+        }
+        for index, scores in enumerate(answer["member_score"].values.tolist())
+    ]
+    return [table(rows)]
 
 
 def _gain(one: xr.Dataset) -> str:

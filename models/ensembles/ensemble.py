@@ -107,7 +107,10 @@ class Ensemble:
             per_example_too=self.per_example,
         )
         return answer.assign_coords(_labels(asked)).assign_attrs(
-            probe="ensemble", probe_fields=json.dumps(asdict(self), sort_keys=True), num_examples=len(targets)
+            probe="ensemble",
+            probe_fields=json.dumps(asdict(self), sort_keys=True),
+            normalization="recalibrated" if self.members.startswith("snapshots") else "running",
+            num_examples=len(targets),
         )
 
     def plan(self, runs: Mapping[str, Run]) -> tuple[dict[str, Splits], list[Asked]]:

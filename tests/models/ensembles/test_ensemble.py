@@ -158,6 +158,7 @@ def test_the_ends_of_cycles_are_snapshots(home):
     answer = ask(home, "cycles", members="snapshots")
     assert answer["member_name"].values.tolist() == ["step 8", "step 16"]
     assert answer["baseline"].values.tolist() == ["members", "plain"]
+    assert answer.attrs["normalization"] == "recalibrated"
     network = run.model()
     settle_statistics(network, run.data().train.inputs)  # as for every snapshot, whose statistics are not kept
     test = run.data().test
@@ -335,6 +336,8 @@ def test_the_command(home, tmp_path):
     folders = [str(home / name) for name in ("seed0", "seed1")]
     shown = runner.invoke(cli, ["ensemble", *folders, "--out", str(tmp_path / "e")])
     assert shown.exit_code == 0, shown.output
+    seed0 = open_run(home / "seed0").metrics
+    assert f"{1 - seed0['test_accuracy']:.4g}" in next(line for line in shown.output.splitlines() if "seed0" in line)
     for words in ("gain over members", "95% bootstrap intervals over test examples, not over seeds", "mutual_inform"):
         assert words in shown.output
     (name,) = Store(tmp_path / "e", create=False).names()
