@@ -25,7 +25,7 @@ from models.ensembles.predictions import Asked, Predictions, log_probabilities
 from models.ensembles.report import report_on
 from models.ensembles.scores import Array
 from models.ensembles.shared import data_of, shared_test
-from models.ensembles.views import View, make_views
+from models.ensembles.views import VIEWS, View, make_views
 from models.opened import Run
 
 _MOST_BYTES = 2 * 2**30  # of all members' predictions, which are in memory at once
@@ -63,7 +63,8 @@ class Ensemble:
         Raises:
             ValueError: If a name is unknown, an option is not taken, or a number is out of range.
         """
-        object.__setattr__(self, "members", MEMBERS.write(*MEMBERS.read(self.members)))
+        for registry in (MEMBERS, VIEWS):
+            object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
         for name, least in (("subsets", 1), ("resamples", 100), ("bins", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

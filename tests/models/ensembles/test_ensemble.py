@@ -275,6 +275,7 @@ def test_views_multiply_members(home):
     [
         ({"members": "run"}, "unknown members 'run'; did you mean 'runs'"),
         ({"members": "dropout"}, "members 'dropout' needs its draws, got 'dropout'; write 'dropout:VALUE'"),
+        ({"views": "crop"}, "unknown views 'crop'; did you mean 'crops'"),
         ({"subsets": 0}, "subsets must be at least 1, got 0"),
         ({"resamples": 10}, "resamples must be at least 100, got 10"),
         ({"bins": 0}, "bins must be at least 1, got 0"),
@@ -284,6 +285,10 @@ def test_views_multiply_members(home):
 def test_what_cannot_be_asked(fields, message):
     with pytest.raises(ValueError, match=message):
         Ensemble(**fields)
+
+
+def test_equal_questions_are_written_in_one_way():
+    assert Ensemble("dropout:draws=3,seed=0", "crops:1/1.143") == Ensemble("dropout:3", "crops")
 
 
 def test_every_kind_of_members_is_tested():
