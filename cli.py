@@ -486,6 +486,54 @@ def sharpness_report(
     say({**contents(report, path), "figures": [str(f) for made in files for f in made]}, "\n\n".join(text), as_json)
 
 
+class EnsembleCommand(GroupedCommand):
+    """`ensemble`: its options are the fields of Ensemble, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Options declared here, then those of an ensemble."""
+        from models.ensembles import Ensemble
+
+        return [*super().get_params(ctx), *options_of(Ensemble, "The ensemble")]
+
+
+@cli.command(cls=EnsembleCommand)
+@runs_argument
+@click.option(
+    "--out",
+    type=RUN,
+    help="Folder for the answer and its figures; that of the run, or ensemble beside several runs, if left out.",
+)
+@click.option("--device", default="cpu", help="Where to predict: auto, cpu, cuda or cuda:N.")
+@click.option("--threads", default=1, type=click.IntRange(min=1), help="Threads of torch.")
+@json_option
+def ensemble(runs: tuple[Path, ...], out: Path | None, device: str, threads: int, as_json: bool, **values: Any) -> None:
+    """Average the predictions of runs, of snapshots or draws of one, and of views, and tell what that gains.
+
+    Errors and calibration on the test split: of the members, of their average, and by the number of members.
+    Intervals are over test examples, not over seeds.
+    """
+    import torch
+
+    from landscape import figures
+    from models.devices import find_device
+    from models.ensembles import Ensemble, ask_ensemble
+    from models.opened import open_run
+
+    torch.set_num_threads(threads)
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    wanted, home = Ensemble(**values), Path(os.path.commonpath([run.absolute().parent for run in runs]))
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    folder = out or (home / "ensemble" if len(runs) > 1 else runs[0])
+    with progress_bar("ensemble") as progress:
+        title, answer = ask_ensemble(wanted, opened, folder, find_device(device), progress)
+    drawn = figures.draw(answer, title).items()
+    files = [figures.save(drawing, folder / "figures" / f"{title}-{kind}") for kind, drawing in drawn]
+    path = folder / f"{title}.h5"
+    text = f"{clean(path)}\n{indent(summary(answer), '  ')}"
+    say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, text, as_json)
+
+
 def report_name(report: SharpnessReport, rows: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> str:
     """Name a report by everything its values depend on, as an answer is named: its fields, its runs, their answers."""
     text = json.dumps(jsonable([asdict(report), rows, answers]), sort_keys=True)
@@ -806,14 +854,15 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
 
     Args:
         folder: Where to look.
-        alone: Leave out what is not about one run: folders that hold nothing but reports over several.
+        alone: Leave out what is not about one run: folders that hold nothing but reports over several, or ensembles.
     """
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
     files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    return sorted({path.parent for path in files if not (alone and path.name.startswith("sharpness-report"))})
+    of_several = ("sharpness-report-", "ensemble-")
+    return sorted({path.parent for path in files if not (alone and path.name.startswith(of_several))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:

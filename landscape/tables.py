@@ -17,6 +17,7 @@ _REMARKS = {
     "moved": "moved",
     "invariance_warning": "warning",
 }  # attributes that are sentences, and what they begin with
+_MOST_MEMBERS = 30  # of an ensemble that get a line each
 
 
 def number(value: object) -> str:
@@ -70,6 +71,8 @@ def summary(answer: xr.Dataset) -> str:
     elif _is_sharpness(answer):
         lines.insert(0, sharpness_table(answer))
         lines += [f"remark: {clean(answer.attrs['remark'], limit=1000)}"] if "remark" in answer.attrs else []
+    elif _is_ensemble(answer):
+        lines.insert(0, ensemble_table(answer))
     elif "num_parameters" in answer and answer["num_parameters"].dims == ("layer",):
         lines.insert(0, layer_table(answer))
     else:
@@ -188,6 +191,52 @@ def _layer_row(layer: xr.Dataset, name: str) -> dict[str, Any]:
     return row
 
 
+def ensemble_table(answer: xr.Dataset) -> str:
+    """Scores of an ensemble beside those of what it is made of, what it gains, and its scores by number of members."""
+    names, baselines = [str(name) for name in answer["score"].values], map(str, answer["baseline"].values)
+    rows: list[dict[str, Any]] = []
+    for baseline in baselines:
+        one = answer.sel(baseline=baseline)
+        rows.append({"": f"{baseline}, mean", **dict(zip(names, one["baseline_score"].values.tolist(), strict=True))})
+        rows.append({"": f"gain over {baseline}", **{name: _gain(one.sel(score=name)) for name in names}})
+    ensemble = {"": "ensemble", **dict(zip(names, answer["ensemble_score"].values.tolist(), strict=True))}
+    growing = [
+        {
+            "members": int(answer["size"][index]),
+            **{name: _mean_and_spread(answer.sel(score=name).isel(size=index)) for name in names},
+            "subsets": int(answer["num_subsets"][index]),
+        }
+        for index in range(answer.sizes["size"])
+    ]
+    note = "gains: 95% bootstrap intervals over test examples, not over seeds; below: mean ± deviation over subsets"
+    return "\n".join([table([ensemble, *rows]), note, table(growing), *_members(answer)])
+
+
+def _members(answer: xr.Dataset) -> list[str]:
+    """One line a member, where they have names and are not too many to read."""
+    if "member_run" not in answer or answer.sizes["member"] > _MOST_MEMBERS:
+        return []
+    names = list(map(str, answer["score"].values))
+    rows = [
+        {
+            **{word: clean(answer[f"member_{word}"].values[index], 40) for word in ("run", "name", "view")},
+            **dict(zip(names, scores, strict=True)),
+        }
+        for index, scores in enumerate(answer["member_score"].values.tolist())
+    ]
+    return [table(rows)]
+
+
+def _gain(one: xr.Dataset) -> str:
+    low, high = float(one["gain_low"]), float(one["gain_high"])
+    interval = f" ({number(low)} to {number(high)})" if math.isfinite(low + high) else ""
+    return f"{number(float(one['gain']))}{interval}"
+
+
+def _mean_and_spread(one: xr.Dataset) -> str:
+    return f"{number(float(one['growth_mean']))} ± {float(one['growth_spread']):.2g}"
+
+
 def comparison_table(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """One line a number from both packages, with both errors, then where the tolerances come from."""
     rows = [
@@ -222,7 +271,7 @@ def describe(answer: xr.Dataset) -> str:
     ]
     attributes = [f"  {clean(key)}: {clean(value)}" for key, value in answer.attrs.items() if key not in _REMARKS]
     parts = [f"dimensions: {sizes or 'none'}", table(variables)]
-    if ("eigenvalue" in answer and "residual" in answer) or _is_sharpness(answer):
+    if ("eigenvalue" in answer and "residual" in answer) or _is_sharpness(answer) or _is_ensemble(answer):
         parts.append(summary(answer))
     elif sentences := remarks(answer):
         parts.append("\n".join(sentences))
@@ -256,6 +305,10 @@ def jsonable(value: Any) -> Any:
 
 def _is_sharpness(answer: xr.Dataset) -> bool:
     return "first_order_share" in answer and answer["value"].dims == ("measure",)
+
+
+def _is_ensemble(answer: xr.Dataset) -> bool:
+    return "growth_mean" in answer and "baseline_score" in answer
 
 
 def _remark_on(measured: xr.Dataset) -> str:

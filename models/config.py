@@ -14,6 +14,7 @@ from landscape.moments import Moments
 from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS, check_augmentation
+from models.averaging import AVERAGES, make_average
 from models.data.standardization import STANDARDIZATIONS, check_standardization
 from models.initialization import check_initialization
 from models.normalization import make_norm
@@ -87,6 +88,9 @@ class RunConfig:
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
+        average: none, ema:DECAY (with start=, warmup=corrected, ramp or none) or polyak: the mean of the weights over
+            the steps, measured beside the weights that are kept.
+        keep_average: Keep the average of the weights instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
         flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
@@ -134,6 +138,8 @@ class RunConfig:
     epochs: int = _in("Training", 20)
     early_stopping: int = _in("Training", 0)
     keep_best: bool = _in("Training", False)
+    average: str = _in("Training", "none")
+    keep_average: bool = _in("Training", False)
     seed: int = _in("Training", 0)
     snapshots: str = _in("Running", "epochs:1")
     flow_every: int = _in("Running", 50)
@@ -169,6 +175,7 @@ class RunConfig:
             raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
+        _check_average(self)
 
     def _check_layers(self) -> None:
         """Refuse layers and weights that cannot be built, whatever their shape."""
@@ -188,7 +195,7 @@ class RunConfig:
                 object.__setattr__(self, name, default)
         for registry in (REGULARIZERS, AUGMENTATIONS):
             object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
-        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS):
+        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES):
             object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
 
     def _of_optimizer(self) -> dict[str, Any]:
@@ -297,6 +304,19 @@ def _check_training(config: RunConfig) -> None:
     check_optimizer(config.optimizer_name, config.lr or 0.0, config.weight_decay, **config.optimizer_options)
     make_schedule(config.schedule, total=1000)
     scaled_lr(1.0, config.lr_scaling, batch_size=1)
+
+
+def _check_average(config: RunConfig) -> None:
+    average = make_average(config.average)
+    if average and config.epochs and average.start >= config.epochs:
+        raise ValueError(
+            f"average {config.average!r} starts after {average.start} epochs, but there are {config.epochs}; "
+            "start earlier"
+        )
+    if config.keep_average and not average:
+        raise ValueError("keep_average needs an average to keep; give average, as in ema:0.99")
+    if config.keep_average and config.keep_best:
+        raise ValueError("keep_best and keep_average name two sets of weights; choose one")
 
 
 def _check_numbers(config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from landscape.fields import fields_of
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS
+from models.averaging import AVERAGES
 from models.config import RunConfig
 from models.data.standardization import STANDARDIZATIONS
 from models.initialization import INITIALIZATIONS
@@ -22,8 +23,20 @@ from models.registry import Registry
 from models.regularization import REGULARIZERS
 from models.schedules import LR_SCALINGS, SCHEDULES
 
-REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
-REGISTRIES += (REGULARIZERS, AUGMENTATIONS, STANDARDIZATIONS)
+REGISTRIES = (
+    ARCHITECTURES,
+    INITIALIZATIONS,
+    STEPS,
+    NORMS,
+    ACTIVATIONS,
+    OPTIMIZERS,
+    SCHEDULES,
+    LR_SCALINGS,
+    REGULARIZERS,
+    AUGMENTATIONS,
+    STANDARDIZATIONS,
+    AVERAGES,
+)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")

@@ -26,6 +26,8 @@ from models.regularization import regularize
 
 SCHEMA_VERSION = 1
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE, LAST_FILE = "average.safetensors", "last.safetensors"
+"""Of a run whose weights were averaged: the average where it was not kept, and the last ones where it was."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,8 @@ def _optimizer_state(folder: Path) -> OptimizerState:
     state, weights = OptimizerState.load(path)
     if weights != digest_tensors(load_weights(folder / "weights.safetensors")[0]):
         raise MissingError(
-            f"the optimizer state of {folder} belongs to its last epoch, but the weights of its best one were kept; "
+            f"the optimizer state of {folder} belongs to its last weights, but those of its best epoch, or an average, "
+            f"were kept; "
             f"{hint}"
         )
     return state

@@ -26,7 +26,8 @@ def train(config: RunConfig, out: str | Path, progress: Progress | None = None) 
     Args:
         config: Every factor of the run.
         out: The run's folder: `run.json`, `weights.safetensors`, `optimizer.safetensors`, `training.h5`,
-            `trajectory.h5`, and while it trains `resume.safetensors` and journals.
+            `trajectory.h5`; where weights are averaged `average.safetensors`, or `last.safetensors` if the average is
+            kept; and while it trains `resume.safetensors` and journals.
         progress: Called with ("epochs", epochs done, epochs in all).
 
     Returns:

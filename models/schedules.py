@@ -51,8 +51,7 @@ def cosine_restarts(total: int, warmup: int, *, cycles: int = 5, longer: float =
     _require(cycles >= 1, "cycles of at least 1", cycles)
     _require(longer > 0, "longer above 0", longer)
     _require_share(floor=floor)
-    lengths = [longer**cycle for cycle in range(cycles)]
-    ends = [math.ceil(total * sum(lengths[: cycle + 1]) / sum(lengths)) for cycle in range(cycles)]
+    ends = cycle_ends(total, cycles, longer)
 
     def factor(t: int) -> float:
         now = sum(t >= end for end in ends[:-1])
@@ -60,6 +59,12 @@ def cosine_restarts(total: int, warmup: int, *, cycles: int = 5, longer: float =
         return floor + (1 - floor) * (1 + math.cos(math.pi * min((t - start) / max(ends[now] - start, 1), 1))) / 2
 
     return factor
+
+
+def cycle_ends(total: int, cycles: int, longer: float = 1.0) -> list[int]:
+    """Return after which step, counted since warm-up, each cycle of `cosine_restarts` ends; the last is `total`."""
+    lengths = [longer**cycle for cycle in range(cycles)]
+    return [math.ceil(total * sum(lengths[: cycle + 1]) / sum(lengths)) for cycle in range(cycles)]
 
 
 @SCHEDULES.register("triangular")

@@ -29,6 +29,8 @@ from landscape.store import Store
 from landscape.weights import digest_tensors, fit_weights, load_weights, save_weights
 from models.architectures import build_model
 from models.augmentation import make_augmenter
+from models.averaged import AveragedWeights
+from models.averaging import make_average
 from models.classifier import Classifier
 from models.config import RunConfig
 from models.data import Examples, Splits, TensorLoader, load_data
@@ -36,7 +38,7 @@ from models.devices import find_device
 from models.gradients import GradientRules
 from models.initialization import initialize
 from models.losses import Loss, make_loss
-from models.opened import OPTIMIZER_FILE, SCHEMA_VERSION
+from models.opened import AVERAGE_FILE, LAST_FILE, OPTIMIZER_FILE, SCHEMA_VERSION
 from models.optimizers import build_optimizer
 from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
@@ -69,6 +71,8 @@ class Training:
         self.batch_size = count if config.batch_size == "all" else config.batch_size
         self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
         self._optimizer()(self.network.parameters())  # settings that it refuses fail here, before anything is written
+        average = make_average(config.average)
+        self.averaged = AveragedWeights(average) if average else None
         self.module = Classifier(
             self.network,
             self._optimizer(),
@@ -85,8 +89,9 @@ class Training:
         self._announce(store)
         checkpoint = store.path / "resume.safetensors"
         interruption = Interruption()
-        watching = [self._dynamics(store), *self._probing(store)]
-        callbacks = [interruption, *watching, *self._best(store), EpochCheckpoint(checkpoint, progress)]
+        averaged = [self.averaged] if self.averaged else []
+        callbacks = [interruption, self._dynamics(store), *self._probing(store), *averaged, *self._best(store)]
+        callbacks.append(EpochCheckpoint(checkpoint, progress))
         val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
         with _own_settings(self.config.threads, self.device):
             trainer = _trainer(self.config, self.device, store.path, callbacks)
@@ -173,15 +178,32 @@ class Training:
     def _results(self, store: Store) -> dict[str, float]:
         """Save the optimizer and the weights that are kept, and measure them on the test and training split."""
         self._save_optimizer(store)
+        found = {"optimizer_state_bytes": float(self._optimizer_state().nbytes), **self._results_of_average(store)}
         best = store.path / "best.safetensors"
         if self.config.keep_best and best.exists():
             fit_weights(self.network, load_weights(best)[0])
         save_weights(store.path / "weights.safetensors", self.network.state_dict())
-        found = {"optimizer_state_bytes": float(self._optimizer_state().nbytes)}
         for name, examples in (("test", self.data.test), ("final_train", self.data.train)):
-            loss, accuracy = measure(self.network, examples, self.module.loss)
-            found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
+            found |= self._measured(name, self.network, examples)
         return found
+
+    def _results_of_average(self, store: Store) -> dict[str, float]:
+        """Save the average and measure it on the test split; where it is kept, put it in the place of the last ones."""
+        if self.averaged is None:
+            return {}
+        average = self.averaged.network(self.network, self.data.train.inputs)
+        found = self._measured("average_test", average, self.data.test)
+        if not self.config.keep_average:
+            save_weights(store.path / AVERAGE_FILE, average.state_dict())
+            return found
+        save_weights(store.path / LAST_FILE, self.network.state_dict())
+        found |= self._measured("last_test", self.network, self.data.test)
+        self.network.load_state_dict(average.state_dict())
+        return found
+
+    def _measured(self, name: str, network: nn.Module, examples: Examples) -> dict[str, float]:
+        loss, accuracy = measure(network, examples, self.module.loss)
+        return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
 
     def _save_optimizer(self, store: Store) -> None:
         """Save the optimizer's last state, with the digest of the last weights: those that are kept may be others."""

@@ -15,6 +15,7 @@ from landscape.figures.densities import density, log_density
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
+from landscape.figures.ensembles import ensemble_growth, reliability
 from landscape.figures.files import pictures_among, require_formats, write_files
 from landscape.figures.flow import activation_histograms, backpropagated, lost_units, signal_propagation
 from landscape.figures.images import image_rows
@@ -48,6 +49,7 @@ __all__ = [
     "eigenvalue_ends",
     "eigenvalue_ratio",
     "eigenvalues",
+    "ensemble_growth",
     "escape",
     "generic",
     "gif",
@@ -73,6 +75,7 @@ __all__ = [
     "path_geometry",
     "pictures_among",
     "question_of",
+    "reliability",
     "require_formats",
     "save",
     "seeds_side_by_side",

@@ -15,6 +15,7 @@ from landscape.figures.curves import by_step, generic, learning_curves, lines_by
 from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
+from landscape.figures.ensembles import ensemble_growth, reliability
 from landscape.figures.flow import activation_histograms, backpropagated, loses_units, lost_units, signal_propagation
 from landscape.figures.layers import layer_bars
 from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
@@ -92,6 +93,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("index_fraction", set()),
         ("index_fraction_lower", set()),
     ],
+    "ensemble": [("growth_mean", {"size", "score"}), ("accuracy", {"prediction", "bin"})],
     "sharpness-report": [("correlation", {"measure", "scope"}), ("value", {"run", "measure"})],
     "sharpness": [("value", {"measure"}), ("first_order_share", {"measure"})],
     "spectral-density": [("density", {"curvature"}), ("log_density_positive", {"magnitude"})],
@@ -225,6 +227,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "critical-point": lambda answer: {"escape": escape(answer), "eigenvalues": eigenvalues(answer)},
     "sharpness": lambda answer: {"sharpness": sharpness_table(answer)},
     "sharpness-report": _sharpness_report,
+    "ensemble": lambda answer: {"growth": ensemble_growth(answer), "reliability": reliability(answer)},
     "spectral-density": lambda answer: {"log-density": log_density(answer), "density": density(answer)},
     "layers": lambda answer: {"layer-bars": layer_bars(answer)} if answer.sizes["layer"] else {},
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},

@@ -163,7 +163,7 @@ def test_an_optimizer_state_that_is_not_there_or_not_of_these_weights(whole, tmp
     kept = load_weights(tmp_path / "best" / "weights.safetensors")[0]
     last = Store(tmp_path / "best").read("trajectory")["theta"].values[-1]
     assert not np.array_equal(np.concatenate([t.reshape(-1).numpy() for t in kept.values()]), last)
-    with pytest.raises(MissingError, match="belongs to its last epoch, but the weights of its best one were kept"):
+    with pytest.raises(MissingError, match="belongs to its last weights, but those of its best epoch"):
         open_run(tmp_path / "best").optimizer_state()
     shutil.copytree(whole, tmp_path / "old")
     (tmp_path / "old" / "optimizer.safetensors").unlink()
