@@ -263,6 +263,20 @@ class RunConfig:
                 raise ValueError(unknown("field of a run's configuration", name, known))
         return cls(**values)
 
+    def command(self, out: str) -> list[str]:
+        """Write the command that trains this run into a folder, word by word; defaults are left out."""
+        words = ["landscape", "train"]
+        values = self.to_dict()
+        for f in fields(self):
+            value, flag = values[f.name], f.name.replace("_", "-")
+            if value == f.default and f.name not in ("data", "model", "optimizer"):
+                continue
+            if isinstance(value, bool):
+                words.append(f"--{'' if value else 'no-'}{flag}")
+            elif value is not None:
+                words += [f"--{flag}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        return [*words, "--out", out]
+
     @property
     def hash(self) -> str:
         """Twelve hexadecimal digits that stand for every factor.

@@ -23,6 +23,7 @@ from landscape.figures.panels import seeds_side_by_side, train_and_test
 from landscape.figures.paths import path_geometry
 from landscape.figures.projections import trajectory_loss
 from landscape.figures.reliefs import surface3d
+from landscape.figures.search import has_response_surface, learning_rate_range, marginals, response_surface
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
@@ -105,6 +106,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
+    "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
@@ -192,6 +195,11 @@ def _flow(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
+def _search(answer: xr.Dataset) -> dict[str, Figure]:
+    plane = {"response-surface": response_surface(answer)} if has_response_surface(answer) else {}
+    return {"marginals": marginals(answer), **plane}
+
+
 def _sharpness_report(report: xr.Dataset) -> dict[str, Figure]:
     outcomes = [str(name) for name in report["outcome"].values]
     return {"sharpness-runs": sharpness_runs(report)} | {
@@ -238,6 +246,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
         "noise-by-step": noise_by_step(answer),
         "noise-against-loss": noise_against_loss(answer),
     },
+    "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
+    "search": _search,
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -1,0 +1,8 @@
+"""Finding hyper-parameters: the range test, searches over fields of a run, and the recipe in seven steps."""
+
+from models.tuning.lr_range import LrRange
+from models.tuning.recipe import Recipe, Step
+from models.tuning.search import Search, best_trials
+from models.tuning.space import Space
+
+__all__ = ["LrRange", "Recipe", "Search", "Space", "Step", "best_trials"]

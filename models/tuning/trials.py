@@ -1,0 +1,123 @@
+"""Trials: normal runs in folders named by their configuration, so that none is trained twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from landscape.execution import Answer, Progress, Work, open_executor, progress_within, resumable_map, working
+from landscape.store import Store, StoreError
+from models.config import RunConfig
+from models.run import train
+
+Objective = Literal["best-val-loss", "last-val-loss", "best-val-error", "last-val-error"]
+OBJECTIVES: dict[str, str] = {
+    "best-val-loss": "validation loss (nats) of the best epoch",
+    "last-val-loss": "validation loss (nats) of the last epoch",
+    "best-val-error": "validation error of the best epoch",
+    "last-val-error": "validation error of the last epoch",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        status: finished; diverged, where the last training or validation loss is not finite; or failed.
+        value: The objective, the lower the better; NaN unless finished.
+        epoch: The epoch that it was taken from, counted from 0; -1 unless finished.
+        error: Why a trial failed.
+    """
+
+    status: Literal["finished", "diverged", "failed"]
+    value: float = math.nan
+    epoch: int = -1
+    error: str = ""
+
+
+def run_trials(
+    configs: Sequence[RunConfig],
+    out: Path,
+    executor: str | Executor = "serial",
+    progress: Progress | None = None,
+) -> None:
+    """Train every run that is not finished yet in its own folder, named by its configuration's hash.
+
+    What a run raises is written into its folder as `failure.json`, and the others go on; such a run is not tried again
+    before its folder is removed. An interrupted run goes on from its last whole epoch.
+
+    Args:
+        configs: The runs; equal ones are trained once.
+        out: The folder that holds the folders of the runs.
+        executor: Where runs are trained, as `landscape.execution.open_executor` names it, or one that is open.
+        progress: Called with ("trials", trials done, trials in all).
+
+    Raises:
+        StoreError: If a run cannot be written, or another process is at work on it.
+    """
+    unique = {config.hash: config for config in configs}
+    todo = [config for name, config in unique.items() if not is_done(out / name)]
+    done = len(unique) - len(todo)
+    if progress is not None and not todo:
+        progress("trials", done, len(unique))
+    if not todo:
+        return
+    Store(out)  # makes the folder
+    opened = open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
+    within = progress_within("trials", done, len(unique))
+    with opened as engine, working(Work(engine, progress=progress, scratch=out)), within:
+        resumable_map(_train, str(out), todo, stage="trials")
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a run has finished or failed."""
+    if (folder / "failure.json").exists():
+        return True
+    store = Store(folder, create=False) if folder.is_dir() else None
+    return store is not None and store.has("training") and bool(store.read("training").attrs["finished"])
+
+
+def outcome(folder: Path, objective: Objective) -> Outcome:
+    """Read what became of a trial that is done.
+
+    Raises:
+        StoreError: If it is not done, or a file of it is damaged.
+    """
+    store = Store(folder, create=False)
+    if (folder / "failure.json").exists():
+        return Outcome("failed", error=str(store.load_json("failure")["error"]))
+    training = store.read("training")
+    values = _by_epoch(training, objective)
+    if not (np.isfinite(values[-1]) and np.isfinite(training["train_loss"].values[-1])):
+        return Outcome("diverged")
+    epoch = len(values) - 1 if objective.startswith("last") else int(np.nanargmin(values))
+    return Outcome("finished", float(values[epoch]), epoch)
+
+
+def _by_epoch(training: xr.Dataset, objective: Objective) -> np.ndarray:
+    if objective.endswith("loss"):
+        return np.asarray(training["val_loss"].values, dtype=np.float64)
+    # an accuracy is finite whatever the loss is
+    return np.where(np.isfinite(training["val_loss"].values), 1.0 - training["val_accuracy"].values, np.nan)
+
+
+def _train(out: str, config: RunConfig) -> Answer:
+    folder = Path(out) / config.hash
+    try:
+        train(config, folder)
+    except StoreError:
+        raise
+    except (ValueError, RuntimeError, MemoryError) as error:
+        about = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}", "config": config.to_dict()}
+        Store(folder).save_json("failure", about)
+        return {"failed": 1.0}
+    return {"failed": 0.0}
