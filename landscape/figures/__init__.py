@@ -20,6 +20,9 @@ from landscape.figures.interactive import interactive_surface, interactive_volum
 from landscape.figures.layers import layer_bars
 from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
 from landscape.figures.projections import trajectory_loss
+from landscape.figures.race_films import interactive_race, race_frames
+from landscape.figures.race_outcomes import race_basins, race_online, race_sweep
+from landscape.figures.races import race_losses, race_paths
 from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
@@ -47,6 +50,7 @@ __all__ = [
     "gif",
     "gradient_flow",
     "index_against_loss",
+    "interactive_race",
     "interactive_surface",
     "interactive_volume",
     "kind_of",
@@ -61,6 +65,12 @@ __all__ = [
     "paper_style",
     "pictures_among",
     "question_of",
+    "race_basins",
+    "race_frames",
+    "race_losses",
+    "race_online",
+    "race_paths",
+    "race_sweep",
     "require_formats",
     "save",
     "seeds_side_by_side",

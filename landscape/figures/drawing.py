@@ -18,6 +18,8 @@ from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.layers import layer_bars
 from landscape.figures.panels import seeds_side_by_side, train_and_test
 from landscape.figures.projections import trajectory_loss
+from landscape.figures.race_outcomes import race_basins, race_online, race_sweep
+from landscape.figures.races import race_losses, race_paths
 from landscape.figures.reliefs import surface3d
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
@@ -100,6 +102,10 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "race": [("path", {"optimizer", "step", "coordinate"}), ("surface", {"w1", "w2"})],
+    "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
+    "race-basins": [("ended_as", {"optimizer", "start"}), ("surface", {"w1", "w2"})],
+    "race-online": [("x", {"optimizer", "step"}), ("regret", {"optimizer", "step"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -202,6 +208,7 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "surface": _surface,
     "curvature-surface": _curvature_surface,
     "volume": _volume,
+    "race-basins": lambda answer, width: {"basins": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
@@ -214,6 +221,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
+    "race": lambda answer: {"paths": race_paths(answer), "loss": race_losses(answer)},
+    "race-sweep": lambda answer: {"steps": race_sweep(answer)},
+    "race-online": lambda answer: {"online": race_online(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -132,6 +132,7 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
         include_plotlyjs=True,
         div_id="landscape",
         default_height="100%",
+        auto_play=False,
         config={"displaylogo": False, "responsive": True},
     )
     axes = ", ".join(direction_label(answer, axis) for axis in SYMBOLS if axis in answer.dims)

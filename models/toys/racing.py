@@ -36,9 +36,9 @@ def race(
 ) -> xr.Dataset:
     """Let optimizers go down a toy from one start.
 
-    A path **escapes** with the first step after which it is farther than the toy's escape radius (1) from the nearest
-    saddle, along the directions in which the loss curves down there; it **reaches** a minimum with the first step after
-    which it is closer to a minimizer than the tolerance. It has **diverged** if it is no longer finite, or more than 100
+    A path escapes with the first step after which it is farther than the toy's escape radius (1) from the nearest
+    saddle, along the directions in which the loss curves down there; it reaches a minimum with the first step after
+    which it is closer to a minimizer than the tolerance. It has diverged if it is no longer finite, or more than 100
     widths of the view away at a loss above that of its start. Paths end there, and are NaN after.
 
     Args:
@@ -53,8 +53,8 @@ def race(
 
     Returns:
         Dims (optimizer, step, coordinate): `path`, `loss` and `gradient_norm` without noise, `lr`, `escape_step`,
-        `goal_step` (both NaN for never), `reached`, `diverged`, `final_loss`; and of the toy its `surface` over (w1, w2),
-        `minimizer` and `saddle`.
+        `goal_step` (both NaN for never), `reached`, `diverged`, `final_loss`; and of the toy its `surface`
+        (w1, w2), `minimizer` and `saddle`.
 
     Raises:
         ValueError: If the toy, an optimizer, an option or a number is not one that can be used.
@@ -175,10 +175,7 @@ def basins(
     begin = center + spread * torch.randn(starts, 2, generator=generator, dtype=torch.float64).numpy()
     rates = [racer.rate(lr) for racer in racers]
     ends = np.stack(
-        [
-            last_places(follow(built, racer.text, begin, rate, steps))
-            for racer, rate in zip(racers, rates, strict=True)
-        ]
+        [last_places(follow(built, racer.text, begin, rate, steps)) for racer, rate in zip(racers, rates, strict=True)]
     )
     ended_as = outcomes(built, ends, tolerance)
     counts = np.stack([(ended_as == k).sum(1) for k in range(len(OUTCOMES))], axis=1)

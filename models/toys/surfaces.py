@@ -23,7 +23,7 @@ def tanh_toy() -> Toy:
     def loss(w: Tensor) -> Tensor:
         return (0.5 - (w[..., 0] * (w[..., 1] / 2).tanh()).tanh()) ** 2
 
-    return Toy(loss, (-0.1, 0.3), (-4, 4, -4, 4), _ravines(), 0.0, (ORIGIN,))
+    return Toy(loss, (-0.1, 0.3), (-2.5, 2.5, -2.5, 2.5), _ravines(), 0.0, (ORIGIN,))
 
 
 @TOYS.register("beale")
@@ -119,7 +119,7 @@ def plateau() -> Toy:
 
 
 def _ravines() -> NDArray[np.float64]:
-    """(M, 2) points of w1 tanh(w2 / 2) = artanh(0.5), closer than 0.01 to each other out to about 20 along each axis."""
+    """(M, 2) points of w1 tanh(w2 / 2) = artanh(0.5), less than 0.01 apart, as far as about 20 along each axis."""
     level = math.atanh(0.5)
     steep = np.linspace(level / math.tanh(20 / 2), 20, 4000)
     second = np.concatenate([2 * np.arctanh(level / steep), np.linspace(0.05, 20, 4000)])
