@@ -208,7 +208,7 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "surface": _surface,
     "curvature-surface": _curvature_surface,
     "volume": _volume,
-    "race-basins": lambda answer, width: {"basins": race_basins(answer, width=width)},
+    "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
@@ -221,8 +221,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
-    "race": lambda answer: {"paths": race_paths(answer), "loss": race_losses(answer)},
-    "race-sweep": lambda answer: {"steps": race_sweep(answer)},
+    "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
+    "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},
     "training": _training,
     "trajectory": lambda answer: {},

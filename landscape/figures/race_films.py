@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from base64 import b64encode
 from collections.abc import Iterator
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,15 +18,18 @@ from landscape.figures.animations import DPI, MOST_FRAMES, canvas_of
 from landscape.figures.races import (
     HALO,
     PALE,
+    draw_contours,
     draw_ground,
     draw_marks,
     labels,
     legend_over,
     levels_of,
     look,
+    loss_label,
     rates_note,
+    rgb,
+    words_of,
 )
-from landscape.figures.scales import number
 from landscape.figures.style import LINES, note, paper_style
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 _MOST_POINTS = 100  # of a path on a page
 _MOVED = 0.01  # of the width of the view: what is left of the way when a racer counts as arrived
 _PLOTLY_DASHES = ("solid", "dash", "dot")
+_GROUND_DPI = 160
+_AXIS = {"showgrid": False, "zeroline": False, "showline": True, "mirror": True, "ticks": "outside"}
 _MILLISECONDS = 90  # of a frame on a page
 
 
@@ -122,7 +131,7 @@ def interactive_race(race: xr.Dataset) -> go.Figure:
     import plotly.graph_objects as go
 
     steps = shown_steps(race)
-    ground = [_ground(race), _marks(race)]
+    ground = [_bar(race), _marks(race)]
     runners = [line.update(at) for line, at in zip(_runners(race), _places(race, int(steps[-1])), strict=True)]
     figure = go.Figure([*ground, *runners])
     moving = list(range(len(ground), len(figure.data)))
@@ -134,41 +143,59 @@ def interactive_race(race: xr.Dataset) -> go.Figure:
     figure.update_layout(
         template="none",
         font={"family": "system-ui, sans-serif"},
-        margin={"l": 60, "r": 20, "t": 20, "b": 110},
-        xaxis={"title": "w₁", "range": [low[0], high[0]], "constrain": "domain"},
-        yaxis={"title": "w₂", "range": [low[1], high[1]], "constrain": "domain"},
-        legend={"title": {"text": "optimizer"}, "itemsizing": "constant"},
+        margin={"l": 60, "r": 20, "t": 40, "b": 110},
+        xaxis={"title": "w₁", "range": [low[0], high[0]], **_AXIS},
+        yaxis={"title": "w₂", "range": [low[1], high[1]], **_AXIS},
+        images=[
+            {
+                "source": _ground(race),
+                "xref": "x",
+                "yref": "y",
+                "x": low[0],
+                "y": high[1],
+                "sizex": high[0] - low[0],
+                "sizey": high[1] - low[1],
+                "sizing": "stretch",
+                "layer": "below",
+            }
+        ],
+        legend={"title": {"text": textwrap.fill(rates_note(race), 24).replace("\n", "<br>")}, "itemsizing": "constant"},
         updatemenus=[_buttons()],
         sliders=[_slider(steps)],
     )
     return figure
 
 
-def _ground(race: xr.Dataset) -> Any:
-    """The toy as an image in the shades of the printed contours, each level a shade."""
+def _ground(race: xr.Dataset) -> str:
+    """The printed contours as a picture in an address: plotly loses contours of its own while lines move over them."""
+    from PIL import Image
+
+    figure = Figure(figsize=(5, 5), dpi=_GROUND_DPI)
+    with paper_style():
+        ax = figure.add_axes((0, 0, 1, 1))
+        draw_contours(ax, race)
+        ax.set_axis_off()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+    buffer = BytesIO()
+    shades = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).quantize(64)
+    shades.save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def _bar(race: xr.Dataset) -> Any:
+    """A trace without points that brings the bar of the contours' levels."""
     import plotly.graph_objects as go
 
     levels = levels_of(race)
-    values = race["surface"].transpose("w2", "w1").values
-    places = np.interp(values, levels, np.arange(len(levels)))
-    return go.Contour(
-        x=race["w1"].values,
-        y=race["w2"].values,
-        z=places.round(4),
-        contours={"start": 0, "end": len(levels) - 1, "size": 1},
-        line={"color": "#8c8c8c", "width": 0.6},
-        colorscale=[[0, PALE[0]], [1, PALE[1]]],
-        colorbar={
-            "title": {"text": "Loss"},
-            "tickvals": list(range(len(levels))),
-            "ticktext": [number(float(f"{level:.3g}")) for level in levels],
-            "len": 0.55,
-            "y": 0,
-            "yanchor": "bottom",
-            "thickness": 14,
-        },
-        hoverinfo="skip",
-    )
+    parts = len(levels) - 1
+    shades = np.linspace(0, 1, parts)[:, None] * (rgb(PALE[1]) - rgb(PALE[0])) + rgb(PALE[0])
+    words = [f"rgb({','.join(str(round(255 * part)) for part in shade)})" for shade in shades]
+    colours = [[(place + end) / parts, words[place]] for place in range(parts) for end in (0, 1)]
+    ticks = {"tickvals": list(range(parts + 1)), "ticktext": words_of(race, levels)}
+    bar = {"title": {"text": loss_label(race)}, "len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 14, **ticks}
+    marker = {"color": [0], "cmin": 0, "cmax": parts, "colorscale": colours, "colorbar": bar, "showscale": True}
+    return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
 
 
 def _marks(race: xr.Dataset) -> Any:

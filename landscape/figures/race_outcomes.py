@@ -48,25 +48,23 @@ def race_sweep(sweep: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     diverged = sweep["diverged"].transpose("optimizer", "lr").values
     known = finite(steps)
     low, high = (np.log10(max(known.min(), 1)), np.log10(max(known.max(), 2))) if known.size else (0.0, 1.0)
-    shades = np.log10(np.maximum(steps, 1))
-    ax.imshow(shades, cmap="viridis_r", vmin=low, vmax=high, aspect="auto")
+    ax.imshow(np.log10(np.maximum(steps, 1)), cmap="viridis_r", vmin=low, vmax=high, aspect="auto")
     for row, column in np.ndindex(*steps.shape):
-        value = steps[row, column]
-        words = (
-            "diverged" if diverged[row, column] and np.isnan(value) else "never" if np.isnan(value) else f"{value:,.0f}"
-        )
-        is_best = np.isfinite(value) and value == np.nanmin(steps[row])
-        is_dark = np.isfinite(value) and shades[row, column] > (low + high) / 2
-        colour = GREY if np.isnan(value) else "white" if is_dark else "black"
-        ax.text(
-            column, row, words, ha="center", va="center", fontsize=6, color=colour, weight="bold" if is_best else None
-        )
+        value, is_known = steps[row, column], np.isfinite(steps[row, column])
+        words = f"{value:,.0f}" if is_known else "×" if diverged[row, column] else "–"
+        is_dark = is_known and np.log10(max(value, 1)) > (low + high) / 2
+        weight = "bold" if is_known and value == np.nanmin(steps[row]) else "normal"
+        colour = "white" if is_dark else "black" if is_known else GREY
+        ax.text(column, row, words, ha="center", va="center", fontsize=6, color=colour, weight=weight)
     ax.set_xticks(range(sweep.sizes["lr"]), [f"{rate:g}" for rate in sweep["lr"].values])
     ax.set_yticks(range(sweep.sizes["optimizer"]), labels(sweep))
     ax.tick_params(length=0)
     ax.set_xlabel("Learning rate")
     goal = f"closer than {sweep.attrs['tolerance']:g} to a minimum" if to_minimum else "out of the saddle"
-    note(ax, [f"steps until {goal}, of {int(sweep.attrs['steps']):,}; bold: fewest of the row"])
+    note(
+        ax,
+        [f"steps until {goal}, at most {int(sweep.attrs['steps']):,}", "bold: fewest of the row; – never; × diverged"],
+    )
     return figure_of(ax)
 
 

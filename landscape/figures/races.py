@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, ListedColormap, to_rgb
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -60,11 +60,11 @@ def draw_ground(answer: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax = ax or new_axes(3.3)
     drawn, levels = draw_contours(ax, answer)
     bar = figure_of(ax).colorbar(drawn, ax=ax, pad=0.02, fraction=0.045, aspect=35)
-    shown = levels if len(levels) < 9 else levels[::2]
-    bar.set_ticks(list(shown), labels=[number(float(f"{level:.3g}")) for level in shown])
+    few = slice(None, None, 1 if len(levels) < 9 else 2)
+    bar.set_ticks(list(levels[few]), labels=words_of(answer, levels[few]))
     bar.ax.minorticks_off()
     bar.outline.set_linewidth(0.4)
-    bar.set_label("Loss")
+    bar.set_label(loss_label(answer))
     ax.set_xlabel("w₁")
     ax.set_ylabel("w₂")
     return ax
@@ -75,8 +75,7 @@ def draw_contours(ax: Axes, answer: xr.Dataset) -> tuple[QuadContourSet, NDArray
     levels = levels_of(answer)
     x, y, values = answer["w1"].values, answer["w2"].values, answer["surface"].transpose("w2", "w1").values
     shades = np.linspace(0, 1, len(levels) - 1)[:, None]
-    ends = [np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for colour in PALE]
-    colours = ListedColormap((1 - shades) * ends[0] + shades * ends[1])
+    colours = ListedColormap((1 - shades) * rgb(PALE[0]) + shades * rgb(PALE[1]))
     filled = ax.contourf(x, y, values, levels, cmap=colours, norm=BoundaryNorm(levels, colours.N))
     ax.contour(x, y, values, levels, colors="0.55", linewidths=0.35, linestyles="solid")
     ax.set_xlim(x[0], x[-1])
@@ -84,6 +83,11 @@ def draw_contours(ax: Axes, answer: xr.Dataset) -> tuple[QuadContourSet, NDArray
     for spine in ax.spines.values():
         spine.set_visible(True)
     return filled, levels
+
+
+def rgb(colour: str) -> NDArray[np.float64]:
+    """(3,) the parts of a colour, from 0 to 1."""
+    return np.array(to_rgb(colour))
 
 
 def levels_of(answer: xr.Dataset) -> NDArray[np.float64]:
@@ -95,6 +99,16 @@ def levels_of(answer: xr.Dataset) -> NDArray[np.float64]:
     steps = log_levels(reach * (0.05 if is_signed else 0.003), reach, 5 if is_signed else 10)
     downward = level - steps[::-1] if is_signed else np.array([])
     return np.concatenate([downward, [level] if not len(downward) else [], level + steps])
+
+
+def loss_label(answer: xr.Dataset) -> str:
+    """What stands beside losses, which are told from the lowest where that is not zero."""
+    return "Loss − lowest loss" if answer.attrs["level"] else "Loss"
+
+
+def words_of(answer: xr.Dataset, levels: NDArray[np.float64]) -> list[str]:
+    """How levels read."""
+    return [number(float(f"{level - answer.attrs['level']:.3g}")) for level in levels]
 
 
 def draw_marks(ax: Axes, race: xr.Dataset) -> None:
@@ -181,7 +195,7 @@ def race_losses(race: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     if has_lowest:
         starting = shown[:, 0].max()
         log_y(ax, np.clip(finite(shown), _LOWEST_SHOWN, 10 * starting))
-        ax.set_ylabel("Loss − lowest loss" if race.attrs["level"] else "Loss")
+        ax.set_ylabel(loss_label(race))
         what = f"dots: closer than {race.attrs['tolerance']:g} to a minimum"
     else:
         low, high = float(race["surface"].min()), float(race["surface"].max())

@@ -3,6 +3,7 @@
 from models.toys import surfaces
 from models.toys.online import ARRIVED, FORMS, adam_path, online
 from models.toys.paths import Racer, follow, read_racers
+from models.toys.questions import Race, rows
 from models.toys.racing import NEWTONS, RACERS, TOLERANCE, basins, race, surface_toy, sweep
 from models.toys.registry import TOYS, OnlineToy, Toy
 
@@ -14,6 +15,7 @@ __all__ = [
     "TOLERANCE",
     "TOYS",
     "OnlineToy",
+    "Race",
     "Racer",
     "Toy",
     "adam_path",
@@ -22,6 +24,7 @@ __all__ = [
     "online",
     "race",
     "read_racers",
+    "rows",
     "surface_toy",
     "surfaces",
     "sweep",

@@ -114,8 +114,7 @@ def follow(
     if not np.isfinite(starts).all():
         raise ValueError(f"a start must be finite, got {starts.tolist()}")
     newton = isinstance(build_optimizer(optimizer, [nn.Parameter(torch.zeros(2))], lr), Newton)
-    generator = torch.Generator().manual_seed(seed)
-    pushes = noise * torch.randn(steps, *starts.shape, generator=generator, dtype=torch.float64) if noise else None
+    pushes = noise * _normal(steps, starts.shape, seed) if noise else None
     groups: Sequence[slice] = [slice(k, k + 1) for k in range(len(starts))] if newton else [slice(None)]
     paths = np.full((steps + 1, *starts.shape), np.nan)
     for rows in groups:
@@ -124,6 +123,12 @@ def follow(
             paths[step, rows] = at
         paths[step + 1 :, rows] = at
     return ended(toy, paths)
+
+
+def _normal(steps: int, shape: tuple[int, ...], seed: int) -> Tensor:
+    """(steps, ...) standard normal numbers; those of a shorter race are the first of a longer one."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(steps)])
 
 
 def ended(toy: Toy, paths: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,10 +36,10 @@ def race(
 ) -> xr.Dataset:
     """Let optimizers go down a toy from one start.
 
-    A path escapes with the first step after which it is farther than the toy's escape radius (1) from the nearest
-    saddle, along the directions in which the loss curves down there; it reaches a minimum with the first step after
-    which it is closer to a minimizer than the tolerance. It has diverged if it is no longer finite, or more than 100
-    widths of the view away at a loss above that of its start. Paths end there, and are NaN after.
+    A path that begins near a saddle escapes with the first step after which it is farther than the toy's escape radius
+    (1) from the nearest one, along the directions in which the loss curves down there. It reaches a minimum with the
+    first step after which it is closer to a minimizer than the tolerance. It has diverged if it is no longer finite, or
+    more than 100 widths of the view away at a loss above that of its start. Paths end there, and are NaN after.
 
     Args:
         toy: One of `TOYS`, with its options, as in "bowl:condition=1000".
@@ -82,7 +82,11 @@ def race(
             **picture(built),
         },
         {"optimizer": [racer.label for racer in racers], "step": np.arange(steps + 1), "coordinate": ["w1", "w2"]},
-        {**about(toy, built, noise, seed, tolerance), "probe": "race"},
+        {
+            **about(toy, built, noise, seed, tolerance),
+            "probe": "race",
+            "begins_at_saddle": bool(built.escape_distances(begin)[0] <= built.escape_radius),
+        },
     )
 
 
@@ -216,9 +220,9 @@ def judged(toy: Toy, paths: NDArray[np.float64], tolerance: float) -> dict[str, 
     (gradient,) = torch.autograd.grad(loss.sum(), at)
     losses, last = loss.detach().numpy(), last_places(paths.swapaxes(0, 1))
     final = toy.loss(torch.from_numpy(last)).numpy()
-    escape, goal = first(toy.escape_distances(paths) > toy.escape_radius), first(toy.distances(paths) < tolerance)
-    if not toy.saddles:
-        escape = np.full(len(paths), np.nan)
+    is_away = toy.escape_distances(paths) > toy.escape_radius
+    escape = np.where(is_away[:, 0], np.nan, first(is_away))  # who begins away from saddles cannot escape
+    goal = first(toy.distances(paths) < tolerance)
     left = outside(toy, last) & (final > losses[:, 0])
     stopped = np.isnan(paths[:, -1]).any(-1)
     return {
