@@ -18,9 +18,10 @@ from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
 from models.schedules import LR_SCALINGS, SCHEDULES
+from models.toys import TOYS
 
-REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
-"""A new kind of choice is added here."""
+REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS, TOYS)
+"""A new kind of choice is added here; toys are what optimizers race over, not a part of a run."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
 _OPENING = """\

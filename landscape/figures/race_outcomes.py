@@ -116,7 +116,13 @@ def _draw_ends(ax: Axes, one: xr.Dataset) -> None:
         marker, colour = _ENDS[outcome]
         where = begin[ended == place]
         ax.plot(
-            *where.T, marker, color=colour, markersize=2.4, markeredgewidth=0.7, linestyle="", label=_WORDS[outcome]
+            *where.T,
+            marker,
+            color=colour,
+            markersize=2.4 if len(begin) <= 200 else 1.6,
+            markeredgewidth=0.7,
+            linestyle="",
+            label=_WORDS[outcome],
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import xarray as xr
 
 from landscape.fields import settle
+from models.optimizers import check_optimizer
 from models.toys.online import FORMS, adam_options, online
 from models.toys.paths import read_racers
 from models.toys.racing import NEWTONS, RACERS, TOLERANCE, basins, race, sweep
@@ -60,6 +61,9 @@ class Race:
         settle(self)
         self._require_together()
         racers = read_racers(_OPTIMIZERS[self.kind] if self.optimizers is None else self.optimizers)
+        for racer in racers:
+            for rate in self.lr or ():
+                check_optimizer(racer.text, rate)
         problem = TOYS.build(self.toy)
         if isinstance(problem, OnlineToy):
             for racer in racers:
