@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from PIL.Image import Image
 
-_MOST_POINTS = 100  # of a path on a page
+_MOST_POINTS = 200  # of a path on a page
 _MOVED = 0.01  # of the width of the view: what is left of the way when a racer counts as arrived
 _PLOTLY_DASHES = ("solid", "dash", "dot")
 _GROUND_DPI = 160
@@ -63,10 +63,11 @@ def _window(race: xr.Dataset) -> tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def _spread(path: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Positions of places of a path (T, 2), about evenly spread along it, first and last among them."""
+    """Positions of places of a path (T, 2): evenly spread along it, and, since it may tremble, early in time."""
     along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    wanted = np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS))
-    return np.unique([0, *np.minimum(wanted, len(path) - 1), len(path) - 1])
+    wanted = np.searchsorted(along, np.linspace(0, along[-1], _MOST_POINTS // 2))
+    early = np.geomspace(1, len(path), _MOST_POINTS // 2).round() - 1
+    return np.unique(np.minimum(np.concatenate([wanted, early]).astype(np.int64), len(path) - 1))
 
 
 def _last(path: NDArray[np.float64]) -> NDArray[np.float64]:

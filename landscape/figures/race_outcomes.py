@@ -47,7 +47,7 @@ def race_sweep(sweep: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     steps = sweep["goal_step" if to_minimum else "escape_step"].transpose("optimizer", "lr").values
     diverged = sweep["diverged"].transpose("optimizer", "lr").values
     known = finite(steps)
-    low, high = (np.log10(max(known.min(), 1)), np.log10(max(known.max(), 2))) if known.size else (0.0, 1.0)
+    low, high = (np.log10(known.clip(1).min()), np.log10(known.clip(2).max())) if known.size else (0.0, 1.0)
     ax.imshow(np.log10(np.maximum(steps, 1)), cmap="viridis_r", vmin=low, vmax=high, aspect="auto")
     for row, column in np.ndindex(*steps.shape):
         value, is_known = steps[row, column], np.isfinite(steps[row, column])
