@@ -52,7 +52,7 @@ def race_sweep(sweep: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     for row, column in np.ndindex(*steps.shape):
         value, is_known = steps[row, column], np.isfinite(steps[row, column])
         words = f"{value:,.0f}" if is_known else "×" if diverged[row, column] else "–"
-        is_dark = is_known and np.log10(max(value, 1)) > (low + high) / 2
+        is_dark = is_known and np.log10(np.maximum(value, 1)) > (low + high) / 2
         weight = "bold" if is_known and value == np.nanmin(steps[row]) else "normal"
         colour = "white" if is_dark else "black" if is_known else GREY
         ax.text(column, row, words, ha="center", va="center", fontsize=6, color=colour, weight=weight)
