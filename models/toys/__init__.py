@@ -1,6 +1,7 @@
 """Losses of one or two parameters whose answers are known, and the races of optimizers over them."""
 
 from models.toys import surfaces
+from models.toys.hessians import definite_share
 from models.toys.online import ARRIVED, FORMS, adam_path, online
 from models.toys.paths import Racer, follow, read_racers
 from models.toys.questions import Race, rows
@@ -20,6 +21,7 @@ __all__ = [
     "Toy",
     "adam_path",
     "basins",
+    "definite_share",
     "follow",
     "online",
     "race",

@@ -20,6 +20,11 @@ RACERS = "sgd,momentum,nesterov,adagrad,adadelta@1,rmsprop:alpha=0.9,adam"
 NEWTONS = "gd@0.5,newton@1,saddle-free-newton@1"
 OUTCOMES = ("minimum", "saddle", "elsewhere")
 _AT_SADDLE = 1e-3
+_MEANINGS = {
+    "escape_step": "first step after which it is farther than escape_radius from the saddle, on the way down",
+    "goal_step": "first step after which it is closer than tolerance to a minimizer",
+    "diverged": "no longer finite, or 100 widths of the view away at a higher loss than at the start",
+}
 _GRID = 161  # points along each axis of the picture of a toy
 
 
@@ -74,7 +79,7 @@ def race(
         ]
     )
     found = judged(built, paths, tolerance)
-    return xr.Dataset(
+    answer = xr.Dataset(
         {
             "path": (("optimizer", "step", "coordinate"), paths),
             **{name: (("optimizer", "step")[: values.ndim], values) for name, values in found.items()},
@@ -88,6 +93,9 @@ def race(
             "begins_at_saddle": bool(built.escape_distances(begin)[0] <= built.escape_radius),
         },
     )
+    for name, words in _MEANINGS.items():
+        answer[name].attrs["long_name"] = words
+    return answer
 
 
 def sweep(

@@ -18,6 +18,7 @@ from models.toys import (
     Toy,
     adam_path,
     basins,
+    definite_share,
     follow,
     online,
     race,
@@ -370,6 +371,20 @@ def test_heavy_ball_has_its_rate():
         rates[name] = math.exp(np.polyfit(k, np.log(distance[k]), 1)[0])
     assert abs(rates[text] - best) < 0.01 and best == pytest.approx(0.8182, abs=1e-4)
     assert rates["sgd"] == pytest.approx((kappa - 1) / (kappa + 1), abs=1e-6)
+
+
+# --- random Hessians ----------------------------------------------------------------------------------------
+
+
+def test_random_hessians_are_definite_less_often_than_coins_say():
+    """Of size 2 the share is (2 - sqrt 2) / 4, of size 3 it is (pi - 2 sqrt 2) / (4 pi)."""
+    for size, share in ((1, 0.5), (2, (2 - math.sqrt(2)) / 4), (3, (math.pi - 2 * math.sqrt(2)) / (4 * math.pi))):
+        found = definite_share(size)
+        error = math.sqrt(share * (1 - share) / 100_000)
+        assert abs(found.share - share) < 4 * error and found.low < found.share < found.high
+        assert found.independent == 0.5**size and (found.high < found.independent or size == 1)
+    with pytest.raises(ValueError, match="a size and a number of samples of at least 1, got 0"):
+        definite_share(0)
 
 
 # --- the question -------------------------------------------------------------------------------------------
