@@ -198,6 +198,12 @@ def test_a_page_has_a_button_and_a_frame_a_step():
     np.testing.assert_allclose([last.x[-1], last.y[-1]], race_answer()["path"].values[1, int(names[-1])], rtol=1e-6)
 
 
+def test_names_cannot_become_html():
+    hostile = "<img src=x onerror=alert(1)>"
+    figure = figures.interactive_race(race_answer({hostile: 0.5}))
+    assert "<img" not in str(figure.data[2].name) + figure.data[2].hovertemplate + figure.layout.legend.title.text
+
+
 def test_files_of_a_race(tmp_path: Path):
     written = figures.write_files(race_answer(), "race-abc", tmp_path, ["png", "html", "gif"])
     endings = ["race-abc-paths.png", "race-abc-losses.png", "race-abc.html", "race-abc.gif"]

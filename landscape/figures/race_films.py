@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from landscape.figures.animations import DPI, MOST_FRAMES, canvas_of
+from landscape.figures.interactive import untagged
 from landscape.figures.races import (
     HALO,
     PALE,
@@ -160,7 +161,10 @@ def interactive_race(race: xr.Dataset) -> go.Figure:
                 "layer": "below",
             }
         ],
-        legend={"title": {"text": textwrap.fill(rates_note(race), 24).replace("\n", "<br>")}, "itemsizing": "constant"},
+        legend={
+            "title": {"text": textwrap.fill(untagged(rates_note(race)), 24).replace("\n", "<br>")},
+            "itemsizing": "constant",
+        },
         updatemenus=[_buttons()],
         sliders=[_slider(steps)],
     )
@@ -237,7 +241,7 @@ def _runners(race: xr.Dataset) -> list[Any]:
             hovertemplate=f"{name}<br>step %{{customdata[0]:,d}}<br>loss %{{customdata[1]:.4g}}<extra></extra>",
             name=name,
         )
-        for index, name in enumerate(labels(race))
+        for index, name in enumerate(untagged(name) for name in labels(race))
     ]
 
 

@@ -47,7 +47,10 @@ class Racer:
     @property
     def label(self) -> str:
         """What it is called in a race: its text, and its own rate."""
-        return self.text if self.lr is None else f"{self.text}@{self.lr:g}"
+        if self.lr is None:
+            return self.text
+        short = f"{self.lr:g}"
+        return f"{self.text}@{short if float(short) == self.lr else self.lr!r}"
 
     def rate(self, lr: float | None) -> float:
         """The learning rate in a race of this one; without either, the usual one of the optimizer."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from models.toys.paths import Racer, follow, outside, read_racers
 from models.toys.registry import TOYS, OnlineToy, Point, Toy
@@ -269,8 +270,11 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     >>> [round(end, 4) for end in wilson(9, 10)]
     [0.5958, 0.9821]
     """
-    found = binomtest(successes, trials).proportion_ci(0.95, "wilson")
-    return float(found.low), float(found.high)
+    z = NormalDist().inv_cdf(0.975)
+    share, weight = successes / trials, z**2 / trials
+    center = (share + weight / 2) / (1 + weight)
+    reach = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return max(center - reach, 0.0), min(center + reach, 1.0)
 
 
 def picture(toy: Toy) -> dict[str, Any]:

@@ -199,6 +199,8 @@ def test_racers_are_read():
     usual, own = Racer("adam"), Racer("adam", 0.5)
     assert (usual.rate(None), usual.rate(0.1), own.rate(0.1)) == (0.001, 0.1, 0.5)
     assert (usual.label, own.label) == ("adam", "adam@0.5")
+    exact = Racer("adam", 0.123456789)
+    assert read_racers(exact.label) == [exact]
 
 
 # --- races --------------------------------------------------------------------------------------------------
