@@ -50,7 +50,7 @@ class Racer:
         if self.lr is None:
             return self.text
         short = f"{self.lr:g}"
-        return f"{self.text}@{short if float(short) == self.lr else self.lr!r}"
+        return f"{self.text}@{short if float(short) == self.lr else repr(self.lr)}"
 
     def rate(self, lr: float | None) -> float:
         """The learning rate in a race of this one; without either, the usual one of the optimizer."""
