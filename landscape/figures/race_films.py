@@ -162,6 +162,7 @@ def interactive_race(race: xr.Dataset) -> go.Figure:
             }
         ],
         legend={
+            "x": 1.1,
             "title": {"text": textwrap.fill(untagged(rates_note(race)), 24).replace("\n", "<br>")},
             "itemsizing": "constant",
         },
@@ -198,7 +199,7 @@ def _bar(race: xr.Dataset) -> Any:
     words = [f"rgb({','.join(str(round(255 * part)) for part in shade)})" for shade in shades]
     colours = [[(place + end) / parts, words[place]] for place in range(parts) for end in (0, 1)]
     ticks = {"tickvals": list(range(parts + 1)), "ticktext": words_of(race, levels)}
-    bar = {"title": {"text": loss_label(race)}, "len": 0.55, "y": 0, "yanchor": "bottom", "thickness": 14, **ticks}
+    bar = {"title": {"text": loss_label(race)}, "x": 1.01, "len": 1.05, "thickness": 14, **ticks}
     marker = {"color": [0], "cmin": 0, "cmax": parts, "colorscale": colours, "colorbar": bar, "showscale": True}
     return go.Scatter(x=[None], y=[None], mode="markers", marker=marker, showlegend=False, hoverinfo="skip")
 

@@ -154,8 +154,12 @@ def race_online(answer: xr.Dataset) -> Figure:
     top.set_ylim(-1.08, 1.08)
     top.set_yticks([-1, -0.5, 0, 0.5, 1], ["best −1", "−0.5", "0", "0.5", "worst 1"])
     top.set_ylabel("x")
-    if is_wide(answer["regret"].values):
-        log_y(bottom, answer["regret"].values)
+    regret = answer["regret"].transpose("optimizer", "step").values
+    if is_wide(regret):
+        log_y(bottom, regret)
+    else:
+        late = regret[:, regret.shape[1] // 2 :]  # the first steps are far above what matters
+        bottom.set_ylim(min(1.1 * late.min(), 0), 1.1 * late.max())
     bottom.set_ylabel("Mean regret")
     bottom.set_xscale("log")
     bottom.xaxis.set_major_formatter(FuncFormatter(number))

@@ -57,7 +57,7 @@ def race_paths(race: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 
 def draw_ground(answer: xr.Dataset, ax: Axes | None = None) -> Axes:
     """Axes with the contours of a toy and the bar of their levels."""
-    ax = ax or new_axes(3.3)
+    ax = ax or new_axes(3.0 + _legend_height(answer, 3))
     drawn, levels = draw_contours(ax, answer)
     bar = figure_of(ax).colorbar(drawn, ax=ax, pad=0.02, fraction=0.045, aspect=35)
     few = slice(None, None, 1 if len(levels) < 9 else 2)
@@ -138,9 +138,17 @@ def labels(answer: xr.Dataset) -> list[str]:
 
 def legend_over(ax: Axes, answer: xr.Dataset) -> None:
     """A legend over the whole figure, whose width does not narrow the axes."""
-    columns = 3 if max(map(len, labels(answer))) <= 18 else 2
     handles, words = ax.get_legend_handles_labels()
-    figure_of(ax).legend(handles, words, loc="outside upper center", ncols=min(columns, len(words)))
+    figure_of(ax).legend(handles, words, loc="outside upper center", ncols=min(_columns(answer), len(words)))
+
+
+def _columns(answer: xr.Dataset) -> int:
+    return 3 if max(map(len, labels(answer))) <= 18 else 2
+
+
+def _legend_height(answer: xr.Dataset, marks: int) -> float:
+    """Inches that the legend of all optimizers and some marks takes."""
+    return 0.125 * -(-(len(labels(answer)) + marks) // _columns(answer))
 
 
 def rates_note(race: xr.Dataset) -> str:
@@ -180,7 +188,7 @@ def race_losses(race: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     Returns:
         The figure; a dot marks the step that reached the minimum, or, where there is none, left the saddle.
     """
-    ax = ax or new_axes(2.6)
+    ax = ax or new_axes(2.3 + _legend_height(race, 0))
     shown, has_lowest = shown_losses(race), race.attrs["level_is"] == "minimum"
     marks = race["goal_step" if has_lowest else "escape_step"].values
     steps = race["step"].values
