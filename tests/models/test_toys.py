@@ -146,13 +146,27 @@ def test_noise_is_added_to_the_gradient_and_is_the_same_for_all():
     path = follow(KNOWN, "sgd", start, lr, 3000, noise=sigma, seed=3)[:, 0]
     xi = ((path[:-1] - path[1:]) / lr - gradient(KNOWN, path[:-1]).numpy()) / sigma
     assert abs(xi.mean()) < 4 / math.sqrt(xi.size) and abs(xi.std() - 1) < 4 / math.sqrt(2 * xi.size)
-    newton = follow(KNOWN, "newton", start, 1.0, 1, noise=sigma, seed=3)[1, 0]
-    hessian = KNOWN.hessian(KNOWN.start).numpy()
-    step = np.linalg.solve(hessian, gradient(KNOWN, start[0]).numpy() + sigma * xi[0])
-    np.testing.assert_allclose(newton, start[0] - step, rtol=0, atol=1e-9)  # xi is known up to 1e-16 / (lr sigma)
     again = follow(KNOWN, "sgd", start, lr, 100, noise=sigma, seed=3)[:, 0]
     assert not np.array_equal(again, follow(KNOWN, "sgd", start, lr, 100, noise=sigma, seed=4)[:, 0])
     assert np.array_equal(again, follow(KNOWN, "sgd", start, lr, 100, noise=sigma, seed=3)[:, 0])
+
+
+def test_every_start_has_noise_of_its_own_and_newton_the_same():
+    starts, lr, sigma = np.array([[1.0, -2.0], [0.5, 0.5]]), 0.1, 0.5
+    first_step = follow(KNOWN, "sgd", starts, lr, 1, noise=sigma)
+    noisy = (first_step[0] - first_step[1]) / lr
+    assert abs((noisy - gradient(KNOWN, starts).numpy())[0] - (noisy - gradient(KNOWN, starts).numpy())[1]).max() > 0.01
+    found = follow(KNOWN, "newton", starts, 1.0, 1, noise=sigma)[1]
+    for start, slope, end in zip(starts, noisy, found, strict=True):
+        step = np.linalg.solve(KNOWN.hessian(tuple(start)).numpy(), slope)
+        np.testing.assert_allclose(end, start - step, rtol=0, atol=1e-9)  # the slope is known up to 1e-16 / lr
+
+
+def test_newton_rests_where_it_arrives():
+    path = follow(KNOWN, "newton", np.array([KNOWN.start]), 1.0, 60)[:, 0]
+    assert np.isfinite(path).all() and abs(path[-1]).max() < 1e-12
+    noisy = follow(KNOWN, "newton", np.zeros((1, 2)), 1.0, 60, noise=0.1)[:, 0]
+    assert len(np.unique(noisy[:, 0])) == 61  # noise lets it not rest
 
 
 def test_paths_end_outside_the_arena_and_others_go_on():
