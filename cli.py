@@ -535,9 +535,12 @@ def race(as_list: bool, formats: str, out: Path, as_json: bool, **fields: Any) -
     wanted = [word.strip() for word in formats.split(",") if word.strip()]
     figures.require_formats(wanted)
     question, store = Race(**fields), new_store(out)
-    if not store.has(question.name):
-        store.write(question.name, question.answer().assign_attrs(provenance()))
-    answer, path = store.read(question.name), store.path / f"{question.name}.h5"
+    path = store.path / f"{question.name}.h5"
+    if not path.exists():
+        with store.lock(), store.journal(question.name) as journal, progress_bar("race") as progress:
+            store.write(question.name, question.answer(journal, progress).assign_attrs(provenance()))
+            journal.discard()
+    answer = store.read(question.name)
     files = figures.write_files(answer, question.name, store.path / "figures", wanted)
     text = [clean(path), table(rows(answer)), "\n".join(map(clean, files))]
     say({**contents(answer, path), "rows": rows(answer), "figures": list(map(str, files))}, "\n\n".join(text), as_json)

@@ -10,7 +10,9 @@ from typing import Any
 
 import xarray as xr
 
+from landscape.execution import Progress
 from landscape.fields import settle
+from landscape.store import Journal
 from models.optimizers import check_optimizer
 from models.toys.online import FORMS, adam_options, online
 from models.toys.paths import read_racers
@@ -87,8 +89,13 @@ class Race:
         text = json.dumps(asdict(self), sort_keys=True)
         return f"{self.kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-    def answer(self) -> xr.Dataset:
-        """Run the race."""
+    def answer(self, journal: Journal | None = None, progress: Progress | None = None) -> xr.Dataset:
+        """Run the race.
+
+        Args:
+            journal: Where the finished races of a sweep are kept, and found again.
+            progress: Called with (stage, races done, races in all) of a sweep.
+        """
         racers, rate, steps = read_racers(self.optimizers or ""), self.lr[0] if self.lr else None, self.steps or 0
         shared: dict[str, Any] = {"seed": self.seed}
         if self.kind == "race-online":
@@ -98,7 +105,9 @@ class Race:
             return basins(self.toy, racers, rate, steps, self.starts or 0, spread=self.spread, **shared)
         shared["noise"] = self.noise
         if self.kind == "race-sweep":
-            return sweep(self.toy, racers, self.lr or SWEPT, steps, self.start, **shared)
+            return sweep(
+                self.toy, racers, self.lr or SWEPT, steps, self.start, journal=journal, progress=progress, **shared
+            )
         return race(self.toy, racers, rate, steps, self.start, **shared)
 
     def _require_together(self) -> None:

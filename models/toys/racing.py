@@ -12,6 +12,8 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from landscape.execution import Progress
+from landscape.store import Journal
 from models.toys.paths import Racer, follow, outside, read_racers
 from models.toys.registry import TOYS, OnlineToy, Point, Toy
 
@@ -26,6 +28,7 @@ _MEANINGS = {
     "goal_step": "first step after which it is closer than tolerance to a minimizer",
     "diverged": "no longer finite, or 100 widths of the view away at a higher loss than at the start",
 }
+_SWEPT = ("escape_step", "goal_step", "reached", "diverged", "final_loss")
 _GRID = 161  # points along each axis of the picture of a toy
 
 
@@ -109,6 +112,8 @@ def sweep(
     noise: float = 0.0,
     seed: int = 0,
     tolerance: float = TOLERANCE,
+    journal: Journal | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Race every optimizer with every learning rate, since the order of a race depends on it.
 
@@ -121,6 +126,8 @@ def sweep(
         noise: On the gradient.
         seed: Of the noise.
         tolerance: Distance that counts as reached.
+        journal: Where finished races are kept, and read from if there are some of this sweep.
+        progress: Called with (stage, races done, races in all).
 
     Returns:
         Dims (optimizer, lr): `escape_step` and `goal_step` (NaN for never), `reached`, `diverged`, `final_loss`.
@@ -132,13 +139,22 @@ def sweep(
         raise ValueError(f"a sweep needs two or more different learning rates, got {list(rates)}")
     texts = [r.text for r in (read_racers(optimizers) if isinstance(optimizers, str) else optimizers)]
     racers = [Racer(text) for text in dict.fromkeys(texts)]
-    races = [
-        race(toy, racers, rate, steps, start, noise=noise, seed=seed, tolerance=tolerance) for rate in sorted(rates)
-    ]
-    kept = ["escape_step", "goal_step", "reached", "diverged", "final_loss"]
-    joined = xr.concat([one[kept] for one in races], "lr").transpose("optimizer", "lr")
-    attributes = {**races[0].attrs, "probe": "race-sweep", "steps": steps}
-    return joined.assign_coords(lr=sorted(map(float, rates))).assign_attrs(attributes)
+    ordered = sorted(map(float, rates))
+    known = journal.records() if journal else {}
+    for rate in ordered:
+        if repr(rate) not in known:
+            one = race(toy, racers, rate, steps, start, noise=noise, seed=seed, tolerance=tolerance)
+            known[repr(rate)] = {name: one[name].values for name in _SWEPT}
+            if journal:
+                journal.append(repr(rate), known[repr(rate)])
+        if progress:
+            progress("learning rates", len(known), len(ordered))
+    columns = {name: np.stack([known[repr(rate)][name] for rate in ordered], axis=1) for name in _SWEPT}
+    return xr.Dataset(
+        {name: (("optimizer", "lr"), values) for name, values in columns.items()},
+        {"optimizer": [racer.label for racer in racers], "lr": ordered},
+        {**about(toy, surface_toy(toy), noise, seed, tolerance), "probe": "race-sweep", "steps": steps},
+    )
 
 
 def basins(

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from scipy.stats import norm
 
+from landscape.store import Journal
 from models.optimizers import OPTIMIZERS, build_optimizer
 from models.toys import (
     RACERS,
@@ -268,6 +270,27 @@ def test_a_sweep_is_several_races():
         one = race("tanh", "sgd,adam", rate, 200)
         np.testing.assert_array_equal(answer["goal_step"].sel(lr=rate), one["goal_step"])
         np.testing.assert_array_equal(answer["final_loss"].sel(lr=rate), one["final_loss"])
+
+
+def test_a_sweep_that_was_interrupted_goes_on(tmp_path):
+    asked = ("tanh", "sgd,adam", [0.1, 0.01, 0.03], 50)
+    whole, seen = sweep(*asked), []
+
+    def stop(stage, done, total):
+        seen.append((done, total))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with Journal(tmp_path / "sweep.journal") as journal:
+        with pytest.raises(KeyboardInterrupt):
+            sweep(*asked, journal=journal, progress=stop)
+        assert sorted(journal.records()) == ["0.01", "0.03"]
+        before = journal.records()["0.01"]["final_loss"] * 0 + 7
+        journal.append("0.01", {**journal.records()["0.01"], "final_loss": before})
+        resumed = sweep(*asked, journal=journal, progress=stop)
+    assert (resumed["final_loss"].sel(lr=0.01) == 7).all()  # what is finished is not raced again
+    xr.testing.assert_identical(resumed.drop_vars("final_loss"), whole.drop_vars("final_loss"))
+    assert seen == [(1, 3), (2, 3), (2, 3), (2, 3), (3, 3)]
 
 
 def test_the_order_of_a_race_depends_on_the_rate():
