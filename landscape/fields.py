@@ -84,7 +84,7 @@ def settle(instance: Any) -> None:
         value, members = getattr(instance, field.name), alternatives(hints[field.name])
         if float in members and isinstance(value, int | float):
             object.__setattr__(instance, field.name, float(value))
-        elif tuple[float, ...] in members and not isinstance(value, str):
+        elif tuple[float, ...] in members and value is not None and not isinstance(value, str):
             object.__setattr__(instance, field.name, tuple(map(float, value)))
 
 

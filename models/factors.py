@@ -22,6 +22,7 @@ from models.optimizers import OPTIMIZERS
 from models.registry import Registry
 from models.regularization import REGULARIZERS
 from models.schedules import LR_SCALINGS, SCHEDULES
+from models.toys import TOYS
 
 REGISTRIES = (
     ARCHITECTURES,
@@ -36,8 +37,9 @@ REGISTRIES = (
     AUGMENTATIONS,
     STANDARDIZATIONS,
     AVERAGES,
+    TOYS,
 )
-"""A new kind of choice is added here."""
+"""A new kind of choice is added here; toys are what optimizers race over, not a part of a run."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
 _OPENING = """\

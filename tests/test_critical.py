@@ -429,30 +429,18 @@ def test_of_several_dampings_the_best_is_taken():
 
 
 def test_newton_is_drawn_to_the_saddle_and_saddle_free_newton_is_not():
-    """The tanh toy from 40 of the 400 starts of the claim; the whole claim is marked slow."""
+    """The tanh toy from 40 of the 400 starts of the claim; tests/models/test_toys.py counts all."""
     shares = toy_shares(40)
     assert shares["newton"]["saddle"] >= 0.9
     assert shares["saddle-free newton"]["minimum"] >= 0.9
     assert shares["saddle-free newton"]["saddle"] == 0
 
 
-@pytest.mark.slow
-def test_newton_is_drawn_to_the_saddle_on_400_starts():
-    shares = toy_shares(400)
-    assert shares["newton"]["saddle"] >= 0.9
-    assert shares["gradient descent"]["minimum"] >= 0.99
-    assert shares["saddle-free newton"]["minimum"] >= 0.9
-
-
 def toy_shares(number: int) -> dict[str, dict[str, float]]:
     """Where each method ends, from N(0, 0.3^2): at the saddle in zero, or in a valley of loss zero."""
     objective = tanh_toy()
     starts = 0.3 * torch.randn(number, 2, generator=seeded(0), dtype=torch.float64)
-    methods = {
-        "newton": newton,
-        "saddle-free newton": saddle_free_newton,
-        "gradient descent": lambda o, start: gradient_descent(o, start, rate=0.5, steps=300),
-    }
+    methods = {"newton": newton, "saddle-free newton": saddle_free_newton}
     shares = {}
     for name, method in methods.items():
         paths = [method(objective, start) for start in starts]

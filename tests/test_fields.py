@@ -21,6 +21,7 @@ class Settled:
     steps: tuple[float, ...] = ()
     count: int = 3
     word: str = "1"
+    rates: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         fields.settle(self)
@@ -28,8 +29,8 @@ class Settled:
 
 def test_numbers_are_settled_in_one_form():
     one, same = Settled(2, 3, [1, 2], 4), Settled(2.0, 3.0, (1.0, 2.0), 4)
-    assert repr(one) == repr(same) == "Settled(width=2.0, limit=3.0, steps=(1.0, 2.0), count=4, word='1')"
-    assert Settled().limit is None
+    assert repr(one) == repr(same) == "Settled(width=2.0, limit=3.0, steps=(1.0, 2.0), count=4, word='1', rates=None)"
+    assert Settled().limit is None and Settled(rates=[1]).rates == (1.0,)
 
 
 @dataclass(frozen=True)

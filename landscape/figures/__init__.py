@@ -25,7 +25,11 @@ from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by
 from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
 from landscape.figures.paths import path_geometry
 from landscape.figures.projections import trajectory_loss
+from landscape.figures.race_films import interactive_race, race_frames
+from landscape.figures.race_outcomes import race_basins, race_online, race_sweep
+from landscape.figures.races import race_losses, race_paths
 from landscape.figures.reliefs import surface3d
+from landscape.figures.search import learning_rate_range, marginals, response_surface
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
 from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
@@ -56,14 +60,17 @@ __all__ = [
     "gradient_flow",
     "image_rows",
     "index_against_loss",
+    "interactive_race",
     "interactive_surface",
     "interactive_volume",
     "kind_of",
     "labels_of",
     "layer_bars",
     "learning_curves",
+    "learning_rate_range",
     "log_density",
     "lost_units",
+    "marginals",
     "mp4",
     "noise_against_loss",
     "noise_by_layer",
@@ -75,8 +82,15 @@ __all__ = [
     "path_geometry",
     "pictures_among",
     "question_of",
+    "race_basins",
+    "race_frames",
+    "race_losses",
+    "race_online",
+    "race_paths",
+    "race_sweep",
     "reliability",
     "require_formats",
+    "response_surface",
     "save",
     "seeds_side_by_side",
     "sharpness_correlations",

@@ -134,11 +134,7 @@ def _grown(ax: Axes, trajectory: Trajectory, dpi: float) -> Iterator[Image]:
     from PIL import Image
 
     figure: Figure = figure_of(ax)
-    # Videos need even numbers of pixels.
-    width, height = (2 * round(size * dpi / 2) for size in figure.get_size_inches())
-    figure.set_dpi(dpi)
-    figure.set_size_inches((width + 0.01) / dpi, (height + 0.01) / dpi)
-    canvas = FigureCanvasAgg(figure)
+    canvas = canvas_of(figure, dpi)
     halo = [patheffects.withStroke(linewidth=2.4, foreground="white")]
     (path,) = ax.plot([], [], color=VERMILLION, linewidth=1.1, path_effects=halo, animated=True)
     (dots,) = ax.plot([], [], "o", color=VERMILLION, markersize=2, animated=True)
@@ -167,6 +163,14 @@ def _grown(ax: Axes, trajectory: Trajectory, dpi: float) -> Iterator[Image]:
         for artist in (path, dots, head, words):
             ax.draw_artist(artist)
         yield Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def canvas_of(figure: Figure, dpi: float) -> FigureCanvasAgg:
+    """A canvas for a figure with even numbers of pixels, as videos need them."""
+    width, height = (2 * round(size * dpi / 2) for size in figure.get_size_inches())
+    figure.set_dpi(dpi)
+    figure.set_size_inches((width + 0.01) / dpi, (height + 0.01) / dpi)
+    return FigureCanvasAgg(figure)
 
 
 def _free_corner(ax: Axes, trajectory: Trajectory) -> tuple[int, int]:

@@ -22,6 +22,8 @@ from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by
 from landscape.figures.panels import seeds_side_by_side, train_and_test
 from landscape.figures.paths import path_geometry
 from landscape.figures.projections import trajectory_loss
+from landscape.figures.race_outcomes import race_basins, race_online, race_sweep
+from landscape.figures.races import race_losses, race_paths
 from landscape.figures.reliefs import surface3d
 from landscape.figures.search import has_response_surface, learning_rate_range, marginals, response_surface
 from landscape.figures.sharpness import sharpness_correlations, sharpness_runs, sharpness_table
@@ -109,6 +111,10 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
+    "race": [("path", {"optimizer", "step", "coordinate"}), ("surface", {"w1", "w2"})],
+    "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
+    "race-basins": [("ended_as", {"optimizer", "start"}), ("surface", {"w1", "w2"})],
+    "race-online": [("x", {"optimizer", "step"}), ("regret", {"optimizer", "step"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -228,6 +234,7 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "surface": _surface,
     "curvature-surface": _curvature_surface,
     "volume": _volume,
+    "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "slice": _slice,
@@ -248,6 +255,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     },
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
+    "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
+    "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
+    "race-online": lambda answer: {"online": race_online(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
 from matplotlib.figure import Figure
@@ -11,11 +12,15 @@ from matplotlib.figure import Figure
 from landscape.figures.animations import animation_frames, gif, mp4, require_ffmpeg
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
+from landscape.figures.race_films import interactive_race, race_frames
 from landscape.figures.spreadsheets import tables
 from landscape.figures.style import Width, save
 from landscape.figures.trajectories import trajectory_of
 from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volume_vti
 from landscape.store.disk import Disk, explained, write_whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 ANIMATIONS = ("gif", "mp4")
 OTHERS = ("html", "vtk", "csv")
@@ -47,7 +52,7 @@ def write_files(
 
     Pictures (pdf, png, svg, ...) suit every answer that has figures. A page to turn around (html), VTK and an
     animation of its trajectory (gif, mp4) suit surfaces, the first two also volumes and maps of curvature; CSV suits
-    all of these and slices.
+    all of these and slices. A race has a page that plays it, and an animation.
 
     Args:
         answer: A stored answer.
@@ -89,10 +94,17 @@ def _contents(answer: xr.Dataset, name: str, kind: str, formats: Sequence[str]) 
         for table, content in tables(answer).items():
             yield f"{table and f'-{table}'}.csv", content
     moving = [word for word in formats if word in ANIMATIONS]
-    if moving and kind == "surface" and (trajectory := trajectory_of(answer)) and trajectory.is_path:
-        frames = animation_frames(answer)
+    if moving and (frames := _frames(answer, kind)):
         for word in moving:
             yield f".{word}", {"gif": gif, "mp4": mp4}[word](frames)
+
+
+def _frames(answer: xr.Dataset, kind: str) -> list[Image]:
+    """The frames of an answer that moves; none of others."""
+    if kind == "race":
+        return race_frames(answer)
+    trajectory = trajectory_of(answer) if kind == "surface" else None
+    return animation_frames(answer) if trajectory and trajectory.is_path else []
 
 
 def _seeds(answer: xr.Dataset) -> list[tuple[int, str]]:
@@ -102,7 +114,9 @@ def _seeds(answer: xr.Dataset) -> list[tuple[int, str]]:
 
 
 def _pages(answer: xr.Dataset, name: str, kind: str) -> Iterator[tuple[str, bytes]]:
-    if kind == "volume":
+    if kind == "race":
+        yield ".html", page(answer, interactive_race(answer), name).encode()
+    elif kind == "volume":
         yield ".html", page(answer, interactive_volume(answer), name).encode()
     elif is_sheet(answer, kind):
         metric = "eigenvalue_ratio" if kind == "curvature-surface" else "loss"

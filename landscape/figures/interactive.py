@@ -59,7 +59,7 @@ def interactive_surface(surface: xr.Dataset, *, metric: str = "loss", seed: int 
 
     one = at_seed(surface, seed)
     plane = Plane.of(one, metric)
-    scale, label = Scale.over([plane]), _untagged(quantity(surface, metric))
+    scale, label = Scale.over([plane]), untagged(quantity(surface, metric))
     is_log = scale is not None and scale.is_log
     figure = go.Figure([_sheet(one, plane, scale, label)])
     trajectory = trajectory_of(one)
@@ -82,7 +82,7 @@ def interactive_volume(volume: xr.Dataset, *, metric: str = "loss") -> go.Figure
     import plotly.graph_objects as go
 
     values = metric_of(volume, metric).transpose("alpha", "beta", "gamma").values.astype(float)
-    is_log, label = is_wide(values, 3), _untagged(quantity(volume, metric))
+    is_log, label = is_wide(values, 3), untagged(quantity(volume, metric))
     numbers = finite(values)
     shown = np.log10(np.where(values > 0, values, np.nan)) if is_log else values
     low, high = (float(finite(shown).min()), float(finite(shown).max())) if numbers.size else (0.0, 1.0)
@@ -132,6 +132,7 @@ def page(answer: xr.Dataset, figure: go.Figure, title: str, *, seed: int = 0) ->
         include_plotlyjs=True,
         div_id="landscape",
         default_height="100%",
+        auto_play=False,
         config={"displaylogo": False, "responsive": True},
     )
     axes = ", ".join(direction_label(answer, axis) for axis in SYMBOLS if axis in answer.dims)
@@ -183,7 +184,7 @@ def _sheet(answer: xr.Dataset, plane: Plane, scale: Scale | None, label: str) ->
     )
 
 
-def _untagged(text: str) -> str:
+def untagged(text: str) -> str:
     """A text that plotly cannot take for HTML."""
     return clean(text, 40).replace("<", "‹")
 
@@ -209,7 +210,7 @@ def _hover(answer: xr.Dataset, plane: Plane) -> NDArray[np.str_]:
     lines += [np.char.add("β ", np.array([f"{b:.3g}" for b in plane.y]))[:, None]]
     for name in metrics:
         values = answer[name].transpose("beta", "alpha").values
-        words = f"{_untagged(quantity(answer, name)).lower()} "
+        words = f"{untagged(quantity(answer, name)).lower()} "
         lines.append(np.vectorize(lambda v, words=words: f"{words}{v:.4g}", otypes=[str])(values))
     distances = distance(answer, plane)
     if distances is not None:

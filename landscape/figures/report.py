@@ -72,6 +72,11 @@ _CAPTIONS = {
     "gradient-flow": "Gradient norm of every layer.",
     "update-ratios": "How far each step moves each layer, relative to its size.",
     "sharpness": "Every measure of sharpness in its own scale, its interval, and how much of it is slope.",
+    "paths": "Paths of optimizers over a toy whose critical points are known.",
+    "losses": "Losses of these optimizers by step.",
+    "steps-by-rate": "Steps that each optimizer needs with each learning rate.",
+    "ends": "Where each optimizer ends, at the places where it started.",
+    "online": "Forms of Adam on a convex problem whose losses change at every step.",
     "sharpness-runs": "Sharpness of every run, best run first.",
     "by-step": "What the probe found while the model trained.",
 }
