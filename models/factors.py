@@ -95,6 +95,12 @@ def page(registries: Sequence[Registry] = REGISTRIES) -> str:
     return "\n".join([_OPENING, *sections, fields])
 
 
+def overview() -> str:
+    """Write the kinds of choices with their names as a table of Markdown, for the front page."""
+    rows = [(registry.kind, ", ".join(f"`{name}`" for name in registry)) for registry in REGISTRIES]
+    return _table(("what is chosen", "names"), rows)
+
+
 def _factor(registry: Registry, name: str) -> Factor:
     words = " ".join((inspect.getdoc(registry[name]) or "").split("\n\n")[0].split())
     found = _SOURCE.search(words)

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +24,8 @@ from landscape.callbacks import ProbeEvery, TrainingDynamics
 from landscape.examples import Examples as FixedExamples
 from landscape.execution import Progress
 from landscape.measure import Probe
-from landscape.optimizer_state import OptimizerState
+from landscape.optimizer_state import NoStepError, OptimizerState
+from landscape.parameters import ParameterLayout
 from landscape.store import Store
 from landscape.weights import digest_tensors, fit_weights, load_weights, save_weights
 from models.architectures import build_model
@@ -83,6 +84,16 @@ class Training:
             config.sam,
             make_augmenter(config.augment, config.data, self.data, self.device),
         )
+        self._require_known_stability()
+
+    def _require_known_stability(self) -> None:
+        """Refuse probes that ask what the optimizer does next where that is not known, such as under --sam."""
+        if not any(getattr(watch.probe, "uses_optimizer", False) for watch in read_watches(self.config.probes)):
+            return
+        made = self.module.configure_optimizers()
+        optimizer = made["optimizer"] if isinstance(made, dict) else made
+        with suppress(NoStepError):
+            OptimizerState.of(optimizer, self.network).on(ParameterLayout.of(self.network))
 
     def run(self, store: Store, progress: Progress | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""

@@ -32,3 +32,19 @@ def test_a_broken_block_would_be_noticed(tmp_path: Path):
 
 def test_contributing_stays_short():
     assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) < 80
+
+
+PAGES = [*DOCS, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_and_pages_that_are_pointed_to_exist(page: Path):
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [t for t in targets if not t.startswith("http") and not (page.parent / t).exists()]
+    assert not missing
+
+
+def test_the_gallery_shows_every_picture_that_its_script_makes():
+    script, page = ((ROOT / "docs" / name).read_text() for name in ("gallery.sh", "gallery.md"))
+    made = {line.split()[0] for line in script.partition("<<'LIST'\n")[2].splitlines() if len(line.split()) == 3}
+    assert len(made) == 20 and made == set(re.findall(r"pictures/gallery/([\w-]+)\.png", page))

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from cli import cli
 from landscape.fields import fields_of
 from models.config import RunConfig
-from models.factors import REGISTRIES, Factor, factors, page
+from models.factors import REGISTRIES, Factor, factors, overview, page
 from models.registry import Registry
 
 PAGE = Path(__file__).parents[2] / "docs" / "factors.md"
@@ -83,3 +83,8 @@ def test_the_command():
 def test_a_kind_is_a_field_or_tells_its_field(kind):
     fields = {field.name for field in fields_of(RunConfig)}
     assert kind in fields | {"initialization", "step of initialization", "toy"}
+
+
+def test_the_front_page_lists_every_choice():
+    front = (PAGE.parents[1] / "README.md").read_text()
+    assert overview() in front, f"put this table into README.md:\n{overview()}"

@@ -47,6 +47,13 @@ def test_what_cannot_be_asked_is_refused_before_training(text, message):
         RunConfig(probes=text)
 
 
+@pytest.mark.parametrize("optimizer", [{"optimizer": "lion"}, {"sam": 0.05}])
+def test_an_optimizer_whose_stability_is_not_known_is_refused_before_training(optimizer, tmp_path):
+    with pytest.raises(ValueError, match="stability|sharpness-aware"):
+        train(RunConfig(**SMALL, **optimizer, probes="stability"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_answers_by_step_are_those_of_the_run(tmp_path):
     """At the last step the question is asked of the network that is then saved, on the same data."""
     config = RunConfig(**SMALL, probes="gradient-noise:every=4,batches=20,tails=no+stability:every=epochs:1", lr=0.1)
