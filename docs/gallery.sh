@@ -38,7 +38,7 @@ if len(found) != 1:
     sys.exit(f"{target}: expected one picture, found {found}")
 image = Image.open(found[0]).convert("RGB")
 image = image.resize((round(0.6 * image.width), round(0.6 * image.height)), Image.Resampling.LANCZOS)
-image.quantize(96, dither=Image.Dither.NONE).save(target, optimize=True)
+image.save(target, optimize=True)  # a palette would merge the colours of thin lines
 PYTHON
 done <<'LIST'
 learning-curves cnn training-learning-curves

@@ -492,7 +492,12 @@ def test_no_flow_on_request_and_only_of_the_first_batch_of_an_update(tmp_path):
     fit(tmp_path / "off", TrainingDynamics(tmp_path / "off", flow_every=0))
     assert "flow_step" not in Store(tmp_path / "off").read("training").dims
     fit(tmp_path / "two", TrainingDynamics(tmp_path / "two", flow_every=1), accumulate_grad_batches=2, shuffle=False)
-    assert Store(tmp_path / "two").read("training")["flow_step"].values.tolist() == list(range(1, 7))
+    two = Store(tmp_path / "two").read("training")
+    assert two["flow_step"].values.tolist() == list(range(1, 7))
+    fit(tmp_path / "one", TrainingDynamics(tmp_path / "one", flow_every=1), shuffle=False)
+    one = Store(tmp_path / "one").read("training")
+    for name in ("backpropagated_norm", "backpropagated_variance"):  # of the loss of the batch, not of half of it
+        assert one[name].values[0] == pytest.approx(two[name].values[0], rel=1e-5)
     with pytest.raises(ValueError, match="flow_every must be at least 0"):
         TrainingDynamics(tmp_path, flow_every=-1)
 

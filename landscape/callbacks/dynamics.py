@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +12,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from landscape.callbacks.answers import flow_of, restore_training, restore_trajectory, training_of, trajectory_of
+from landscape.callbacks.answers import restore_training, restore_trajectory, training_of, trajectory_of
 from landscape.callbacks.loggers import log_numbers
 from landscape.callbacks.recording import Recording
+from landscape.callbacks.watching import FlowWatch, can_be_watched
 from landscape.moments import Moments
-from landscape.monitors import Flow, ParameterPath, sign_coherence
+from landscape.monitors import ParameterPath
 from landscape.parameters import ParameterLayout
 from landscape.provenance import provenance
 
@@ -86,10 +86,7 @@ class TrainingDynamics(Recording):
         self._results = results
         self._step = 0
         self._pending: dict[str, Any] = {}
-        self._flow: Flow | None = None
-        self._flow_row: dict[str, Any] = {}
-        self._watched = 0
-        self._has_places = False
+        self._flow: FlowWatch | None = None
         self._remembered: dict[str, Any] = {}
         self._losses: list[Tensor] = []
         self._buffer: list[dict[str, Any]] = []
@@ -121,30 +118,27 @@ class TrainingDynamics(Recording):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Watch the pass of this batch, if it is the first of an update that is to be looked at."""
-        step = self._step + 1
-        if self._flow is None or not self._begun or not (step == 1 or step % self.flow_every == 0):
-            return
-        if not self._flow_row and self._watched != step:
-            self._watched = step
-            self._flow.start()
+        if self._flow is not None and self._begun:
+            self._flow.before_batch(self._step + 1)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Look at no evaluation beyond that of the batch."""
         if self._flow is not None:
-            self._flow.end_forward()
+            self._flow.before_backward()
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep what has been seen."""
-        if self._flow is not None and self._flow.begun:
-            self._flow_row = self._flow.finish()
+        if self._flow is not None:
+            scaler = getattr(trainer.precision_plugin, "scaler", None)  # of half precision
+            self._flow.after_backward(trainer.accumulate_grad_batches / (scaler.get_scale() if scaler else 1.0))
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
         """Measure the gradient, and remember where the parameters were."""
         step = self._step + 1
         if not self._begun:
             return
-        if self._flow_row and "sign_coherence" not in self._flow_row:
-            self._flow_row |= self._of_gradients()
+        if self._flow is not None:
+            self._flow.before_update([self._parameters[index].grad for index in self._chosen])
         if step % self.every or (self._pending and self._pending["step"] == step):
             return
         gradients = [torch.zeros((), device=p.device) if p.grad is None else p.grad for p in self._parameters]
@@ -170,7 +164,8 @@ class TrainingDynamics(Recording):
         if self._pending and self._pending["step"] == self._step:
             self._measure(trainer, self._pending)
         self._losses.clear()
-        self._write_flow(trainer)
+        if self._flow is not None:
+            self._flow.after_update(trainer, step, self.log)
         if self._moments.at_step(self._step):
             self._snapshot(trainer)
 
@@ -227,7 +222,9 @@ class TrainingDynamics(Recording):
             self._remembered = {}
             self._snapshot(trainer)
         self._begin_path()
-        self._begin_flow()
+        is_watched = self.flow_every and can_be_watched(module)
+        silence = self._remembered.get("silence", {})
+        self._flow = FlowWatch(module, self.flow_every, self._training, silence) if is_watched else None
 
     def _begin_path(self) -> None:
         start = self._trajectory.table("snapshot").get("theta")
@@ -235,18 +232,6 @@ class TrainingDynamics(Recording):
         origin = here if self._step == 0 or start is None else torch.from_numpy(start[0]).to(here)
         known = {name: self._remembered[name].to(here) for name in ("last", "chord") if name in self._remembered}
         self._path = ParameterPath(origin, known.get("last", here), known.get("chord"))
-
-    def _begin_flow(self) -> None:
-        self._flow_row, self._watched = {}, 0
-        is_compiled = any(type(part).__name__ == "OptimizedModule" for part in self._module.modules())
-        self._flow = Flow(self._module) if self.flow_every and not is_compiled else None
-        if self._flow is None:
-            return
-        self._flow.load_state_dict(self._remembered.get("silence", {}))
-        places = self._training.blocks("places")
-        self._has_places = bool(places)
-        for block in places:
-            self._flow.settle(json.loads(block["names"]))
 
     def _refuse_too_many_snapshots(self, trainer: pl.Trainer) -> None:
         steps = trainer.estimated_stepping_batches if trainer.train_dataloader is not None else 0
@@ -291,29 +276,6 @@ class TrainingDynamics(Recording):
         if len(self._buffer) >= _FLUSH:
             self._flush()
 
-    def _of_gradients(self) -> dict[str, np.ndarray]:
-        """Mean magnitude of the entries of each layer's gradient, and how far they agree in sign: (L,) each."""
-        missing = torch.full((1, 1), torch.nan, device=self._device)
-        grads = [self._parameters[index].grad for index in self._chosen]
-        known = [missing if g is None else g.detach().reshape(len(g) if g.ndim > 1 else 1, -1) for g in grads]
-        found = {"gradient_magnitude": [g.abs().mean() for g in known], "sign_coherence": map(sign_coherence, known)}
-        return {name: torch.stack(list(values)).float().cpu().numpy() for name, values in found.items()}
-
-    def _write_flow(self, trainer: pl.Trainer) -> None:
-        if not self._flow_row:
-            return
-        assert self._flow is not None
-        step = np.array([self._step])
-        if not self._has_places:
-            self._has_places = True
-            self._training.append("places", {"step": step, "names": json.dumps(self._flow.places)}, sync=False)
-        columns = {name: values[None] for name, values in self._flow_row.items()}
-        self._training.append("flow", {"step": step, **columns}, sync=False)
-        if self.log:
-            for places in (self._flow.layers, self._flow.activations):
-                log_numbers(trainer, self._step, self._flow_row, places)
-        self._flow_row = {}
-
     def _flush(self) -> None:
         if self._buffer:
             columns = {name: _column([row[name] for row in self._buffer]) for name in self._buffer[0]}
@@ -352,7 +314,7 @@ class TrainingDynamics(Recording):
         about = {"finished": finished, **every, **provenance(self._device)}
         training = training_of(self._training, self._layers)
         if self._flow is not None:
-            training = training.merge(flow_of(self._training, self._layers, self._flow), combine_attrs="override")
+            training = training.merge(self._flow.answer(self._layers), combine_attrs="override")
         if finished:
             training = training.assign({name: ((), float(value)) for name, value in self._results().items()})
         trajectory = trajectory_of(self._trajectory, self._layout)
