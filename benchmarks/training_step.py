@@ -1,14 +1,15 @@
-"""Time a training step in Lightning against a bare loop on the small CNN (digits, batch 128), in one run.
+"""Time a training step in Lightning against a bare loop on the small CNN (batch 128), in one run.
 
-    python benchmarks/training_step.py
+    python benchmarks/training_step.py [--data idx:DIR --train-size 4096]
 
-Three ways to train the same network on the same batches: a bare PyTorch loop, Lightning with our module and loader and
-no monitors, and the same with `TrainingDynamics` at every step. Each round trains a few epochs of each in turn; what is
-compared is the time inside the epochs, without Lightning's start and end.
+Ways to train the same network on the same batches: a bare PyTorch loop, Lightning with our module and loader and no
+monitors, the same with `TrainingDynamics` as it is by default, and with the probe GradientNoise too. Each round trains
+a few epochs of each in turn; what is compared is the time inside the epochs, without Lightning's start and end.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
 import tempfile
 import time
@@ -19,7 +20,8 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 
-from landscape.callbacks import TrainingDynamics
+from landscape.callbacks import ProbeEvery, TrainingDynamics
+from landscape.probes import GradientNoise
 from models.architectures import build_model
 from models.classifier import Classifier
 from models.data import Splits, TensorLoader, load_data
@@ -82,27 +84,43 @@ def lightning(data: Splits, *monitors: pl.Callback) -> float:
 
 
 def monitored(data: Splits) -> float:
-    """Seconds a step with every monitor of a run on."""
+    """Seconds a step with what every run records by default."""
     with tempfile.TemporaryDirectory() as folder:
         return lightning(data, TrainingDynamics(folder, submodule="network"))
+
+
+def probed(data: Splits) -> float:
+    """Seconds a step when, besides, the gradient noise of 512 examples is asked for every 100 steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        noise = ProbeEvery(GradientNoise(batches=32), every=100, out=folder, examples=512)
+        return lightning(data, TrainingDynamics(folder, submodule="network"), noise)
 
 
 def main() -> None:
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    data = load_data("digits")
-    ways = {"bare loop": bare, "Lightning, monitors off": lightning, "Lightning, dynamics every step": monitored}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--train-size", type=int)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args()
+    data = load_data(asked.data, train_size=asked.train_size)
+    ways = {"bare loop": bare, "Lightning, monitors off": lightning, "Lightning, default dynamics": monitored}
+    ways["and gradient noise by step"] = probed
     found: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(ROUNDS + 1):
+    for number in range(asked.rounds + 1):
         for name, run in ways.items():
             seconds = run(data)
             if number:
                 found[name].append(seconds)
-    print(f"{'one training step':<34}{'milliseconds':>14}{'ratio: median':>16}{'min':>8}{'max':>8}")
+    print(f"{'one training step':<30}{'milliseconds':>14}{'to bare loop':>14}{'to monitors off':>17}")
     for name, seconds in found.items():
-        ratios = sorted(s / b for s, b in zip(seconds, found["bare loop"], strict=True))
-        print(f"{name:<34}{1e3 * median(seconds):>14.2f}{median(ratios):>16.2f}{ratios[0]:>8.2f}{ratios[-1]:>8.2f}")
+        ratios = [
+            median(s / b for s, b in zip(seconds, found[other], strict=True))
+            for other in ("bare loop", "Lightning, monitors off")
+        ]
+        print(f"{name:<30}{1e3 * median(seconds):>14.2f}{ratios[0]:>14.2f}{ratios[1]:>17.2f}")
 
 
 if __name__ == "__main__":

@@ -184,10 +184,11 @@ def test_slopes_leave_out_what_has_no_logarithm():
     assert slopes[:2] == pytest.approx([-1, -1]) and np.isnan(slopes[2])
 
 
-def test_geometry_of_a_square_walk():
+@pytest.mark.parametrize("cuts", [[3], [1, 1, 1], [2, 1]])
+def test_geometry_of_a_square_walk(cuts):
     path = ParameterPath(torch.zeros(2))
-    steps = [path.move(torch.tensor(point)) for point in ([3.0, 0.0], [3.0, 4.0], [3.0, 0.0])]
-    assert [step["chord_length"].item() for step in steps] == [3, 4, 4]
-    assert steps[0]["turn_cosine"].isnan()
-    assert [step["turn_cosine"].item() for step in steps[1:]] == [0, -1]
-    assert [step["distance_from_start"].item() for step in steps] == [3, 5, 3]
+    points = torch.tensor([[3.0, 0.0], [3.0, 4.0], [3.0, 0.0]])
+    parts = [path.move(block) for block in points.split(cuts)]
+    walked = {name: torch.cat([part[name] for part in parts]).tolist() for name in parts[0]}
+    assert walked["chord_length"] == [3, 4, 4] and walked["distance_from_start"] == [3, 5, 3]
+    assert math.isnan(walked["turn_cosine"][0]) and walked["turn_cosine"][1:] == [0, -1]

@@ -22,6 +22,8 @@ from landscape.parameters import ParameterLayout
 from landscape.provenance import provenance
 
 _FLUSH = 64  # steps kept in memory before they are written
+_BLOCK = 8  # steps that are measured together: eight times fewer calls, in memory that fits a cache
+_MOST_NUMBERS = 2**23  # of the parameters before and after the steps of a block
 _LARGEST_TRAJECTORY = 2 * 2**30  # bytes; sealing holds all snapshots in memory at once
 
 
@@ -85,11 +87,13 @@ class TrainingDynamics(Recording):
         self._submodule = submodule
         self._results = results
         self._step = 0
+        self._flattened: list[Tensor] = []
         self._pending: dict[str, Any] = {}
         self._flow: FlowWatch | None = None
         self._remembered: dict[str, Any] = {}
         self._losses: list[Tensor] = []
-        self._buffer: list[dict[str, Any]] = []
+        self._block: list[dict[str, Any]] = []
+        self._buffer: list[dict[str, Tensor]] = []
         self._finished_epoch: int | None = None
         self._recorded: dict[str, float] | None = None
         self._validated = False
@@ -107,6 +111,7 @@ class TrainingDynamics(Recording):
         """Return what a checkpoint keeps: the last chord of the path, and for how long units have been silent."""
         if not self._begun:
             return {}
+        self._measure()
         silence = {} if self._flow is None else self._flow.state_dict()
         return {"last": self._path.last, "chord": self._path.chord, "silence": silence}
 
@@ -162,7 +167,7 @@ class TrainingDynamics(Recording):
             return
         self._step = step
         if self._pending and self._pending["step"] == self._step:
-            self._measure(trainer, self._pending)
+            self._record(trainer, self._pending)
         self._losses.clear()
         if self._flow is not None:
             self._flow.after_update(trainer, step, self.log)
@@ -201,11 +206,13 @@ class TrainingDynamics(Recording):
                 f"TrainingDynamics follows one optimizer, {type(pl_module).__name__} has {len(trainer.optimizers)}; "
                 "train the parts one by one, or leave this callback out"
             )
+        self._trainer = trainer
         module = pl_module.get_submodule(self._submodule)
         layout = ParameterLayout.of(module)
         named = dict(module.named_parameters())
         self._module, self._layout = module, layout
         self._parameters = [named[name] for name in layout.names]
+        self._flattened = []  # views of them, made once: to reshape each at every step takes as long as all the rest
         chosen = [index for index, shape in enumerate(layout.shapes) if len(shape) > 1]
         self._chosen = chosen or list(range(len(layout.names)))
         self._refuse_too_many_snapshots(trainer)
@@ -214,7 +221,9 @@ class TrainingDynamics(Recording):
         self._step = trainer.global_step
         self._pending, self._finished_epoch, self._recorded = {}, None, None
         self._losses.clear()
+        self._block.clear()
         self._buffer.clear()
+        self._block_size = max(1, min(_BLOCK, _MOST_NUMBERS // (2 * layout.size)))
         self._training = self._open("training", self._step, restore_training)
         self._trajectory = self._open("trajectory", self._step, restore_trajectory)
         self._kept = set(self._trajectory.table("snapshot").get("step", np.empty(0)).tolist())
@@ -250,35 +259,62 @@ class TrainingDynamics(Recording):
 
     def _position(self) -> Tensor:
         """Copy the trainable parameters into one vector (P,), in single precision or better."""
-        flat = torch.cat([p.detach().reshape(-1).to(self._device) for p in self._parameters])
+        if any(v.data_ptr() != p.data_ptr() for v, p in zip(self._flattened, self._parameters, strict=False)):
+            self._flattened = []  # somebody has given the parameters other memory
+        if not self._flattened and all(p.is_contiguous() and p.device == self._device for p in self._parameters):
+            self._flattened = [p.detach().view(-1) for p in self._parameters]
+        flat = torch.cat(self._flattened or [p.detach().reshape(-1).to(self._device) for p in self._parameters])
         return flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat
 
-    def _of_weights(self, *vectors: Tensor) -> Tensor:
-        """Euclidean norms of the parts of vectors (P,) that belong to each layer: (K, L)."""
-        split = [vector.split(self._layout.sizes) for vector in vectors]
-        return _norms([parts[index] for parts in split for index in self._chosen]).view(len(vectors), -1)
+    def _of_weights(self, vectors: Tensor) -> Tensor:
+        """Euclidean norms of the parts of vectors (K, P) that belong to each layer: (K, L)."""
+        parts = vectors.split(self._layout.sizes, dim=1)
+        return torch.stack([torch.linalg.vector_norm(parts[index], dim=1) for index in self._chosen], dim=1)
 
-    def _measure(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
-        before, gradients = row.pop("before"), row.pop("gradient_norms")
-        after = self._position()
-        row["parameter_norm"], moved = self._of_weights(before, after - before)
-        row["gradient_norm"] = torch.linalg.vector_norm(gradients)
-        row["layer_gradient_norm"] = gradients[self._chosen]
-        row["update_ratio"] = moved / row["parameter_norm"]
-        row["loss"] = torch.stack(self._losses).mean() * trainer.accumulate_grad_batches
-        row |= self._path.move(after)
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
-        if self.log and row["step"] % every == 0:
-            shown = {name: value for name, value in row.items() if name not in ("step", "epoch_of_step")}
-            log_numbers(trainer, row["step"], shown, self._layers)
+    def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
+        """Remember where an update has led; what that means is measured for several updates together."""
+        parts = trainer.accumulate_grad_batches
+        row["loss"] = self._losses[0] if parts == 1 else torch.stack(self._losses).mean() * parts
+        row["after"] = self._position()
         self._pending = {}
-        self._buffer.append(row)
-        if len(self._buffer) >= _FLUSH:
+        self._block.append(row)
+        if len(self._block) >= self._block_size:
+            self._measure()
+        if len(self._buffer) * self._block_size >= _FLUSH:
             self._flush()
 
+    def _measure(self) -> None:
+        """Measure the updates of a block, and send them to loggers."""
+        if not self._block:
+            return
+        rows = {name: [row[name] for row in self._block] for name in self._block[0]}
+        self._block.clear()
+        before, after, gradients = (torch.stack(rows.pop(name)) for name in ("before", "after", "gradient_norms"))
+        norms = self._of_weights(before)
+        columns = {name: _column(values) for name, values in rows.items()}
+        columns |= {
+            "parameter_norm": norms,
+            "gradient_norm": torch.linalg.vector_norm(gradients, dim=1),
+            "layer_gradient_norm": gradients[:, self._chosen],
+            "update_ratio": self._of_weights(after - before) / norms,
+            **self._path.move(after),
+        }
+        self._buffer.append(columns)
+        if self.log:
+            self._send(columns)
+
+    def _send(self, columns: dict[str, Tensor]) -> None:
+        every = self._trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the Trainer's logger connector
+        shown = {name: column for name, column in columns.items() if name not in ("step", "epoch_of_step")}
+        for index, step in enumerate(columns["step"].tolist()):
+            if step % every == 0:
+                log_numbers(self._trainer, step, {n: column[index] for n, column in shown.items()}, self._layers)
+
     def _flush(self) -> None:
+        self._measure()
         if self._buffer:
-            columns = {name: _column([row[name] for row in self._buffer]) for name in self._buffer[0]}
+            names = self._buffer[0]
+            columns = {name: torch.cat([block[name] for block in self._buffer]).cpu().numpy() for name in names}
             self._training.append("step", columns, sync=False)
             self._buffer.clear()
 
@@ -337,10 +373,11 @@ def _loss_of(outputs: Any, device: torch.device) -> Tensor:
     return loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(torch.nan, device=device)
 
 
-def _column(values: list[Any]) -> np.ndarray:
+def _column(values: list[Any]) -> Tensor:
+    """One value a step as one tensor, numbers in their full precision."""
     if isinstance(values[0], Tensor):
-        return torch.stack(values).cpu().numpy()
-    return np.array(values)
+        return torch.stack(values)
+    return torch.from_numpy(np.array(values))
 
 
 def _plain(name: str) -> str:

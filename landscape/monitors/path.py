@@ -20,16 +20,16 @@ class ParameterPath:
         self.last = origin if last is None else last
         self.chord = torch.zeros_like(origin) if chord is None else chord
 
-    def move(self, to: Tensor) -> dict[str, Tensor]:
-        """Go to a point (P,).
+    def move(self, points: Tensor) -> dict[str, Tensor]:
+        """Go through points (K, P), one after the other.
 
         Returns:
-            `chord_length`, how far it lies from the point before; `turn_cosine`, of the angle between this chord and
-            the one before (1 straight on, -1 straight back, NaN for none); `distance_from_start`.
+            (K,) each: `chord_length`, how far a point lies from the one before; `turn_cosine`, of the angle between
+            this chord and the one before (1 straight on, -1 straight back, NaN for none); `distance_from_start`.
         """
-        chord = to - self.last
-        length = torch.linalg.vector_norm(chord)
-        cosine = torch.dot(chord, self.chord) / (length * torch.linalg.vector_norm(self.chord))
-        self.last, self.chord = to, chord
-        distance = torch.linalg.vector_norm(to - self.origin)
-        return {"chord_length": length, "turn_cosine": cosine, "distance_from_start": distance}
+        chords = torch.cat([self.chord[None], points - torch.cat([self.last[None], points[:-1]])])
+        lengths = torch.linalg.vector_norm(chords, dim=1)
+        cosines = (chords[1:] * chords[:-1]).sum(1) / (lengths[1:] * lengths[:-1])
+        self.last, self.chord = points[-1].clone(), chords[-1].clone()
+        distances = torch.linalg.vector_norm(points - self.origin, dim=1)
+        return {"chord_length": lengths[1:], "turn_cosine": cosines, "distance_from_start": distances}
