@@ -30,6 +30,7 @@ from landscape.tables import (
     jsonable,
     nonfinite,
     number,
+    probe_rows,
     report_table,
     scalars,
     summary,
@@ -874,6 +875,37 @@ def doctor(ctx: click.Context, run: Path | None, model: str | None, data: str | 
     rows = [asdict(finding) for finding in findings]
     say(rows, table(rows), as_json)
     ctx.exit(BAD_INPUT if any(row["status"] == PROBLEM for row in rows) else DONE)
+
+
+class LinearProbesCommand(GroupedCommand):
+    """`linear-probes`: its options are the fields of LinearProbes, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fields, then the options declared here."""
+        from models.linear_probes import LinearProbes
+
+        return [*options_of(LinearProbes, "The question"), *super().get_params(ctx)]
+
+
+@cli.command("linear-probes", cls=LinearProbesCommand)
+@runs_argument
+@click.option("--data", help=f"Other data than the run's own: {DATA}.")
+@json_option
+def linear_probes(runs: tuple[Path, ...], data: str | None, as_json: bool, **values: Any) -> None:
+    """Fit linear classifiers on what enters each layer: where the classes become separable, and what transfers."""
+    from models.linear_probes import LinearProbes, ask_linear_probes
+    from models.opened import open_run
+
+    probes = LinearProbes(**values)
+    with saying(as_json, several=len(runs) > 1) as say:
+        for run in runs:
+            with progress_bar(run.name) as progress:
+                name, answer = ask_linear_probes(probes, open_run(run), data, run, progress)
+            path = run / f"{name}.h5"
+            rows = probe_rows(answer)
+            own, chance = (number(answer[name].item()) for name in ("network_accuracy", "chance"))
+            text = f"{clean(path)}\n{indent(table(rows), '  ')}\n  network itself {own}, chance {chance}"
+            say({**contents(answer, path), "rows": rows}, text)
 
 
 executor_option = click.option(

@@ -1,6 +1,9 @@
-"""The mean of independent samples, its standard error, and how far Student's t interval reaches."""
+"""The mean of independent samples with its standard error and Student's interval, and the interval of a share."""
 
 from __future__ import annotations
+
+import math
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,3 +40,16 @@ def student_factor(count: float, confidence: float = CONFIDENCE) -> float:
     from scipy.stats import t
 
     return float(t.ppf((1 + confidence) / 2, count - 1))
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927).
+
+    >>> [round(end, 4) for end in wilson(9, 10)]
+    [0.5958, 0.9821]
+    """
+    z = NormalDist().inv_cdf(0.975)
+    share, weight = successes / trials, z**2 / trials
+    center = (share + weight / 2) / (1 + weight)
+    reach = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
+    return max(center - reach, 0.0), min(center + reach, 1.0)

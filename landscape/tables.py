@@ -345,3 +345,17 @@ def _value(variable: xr.Variable) -> str:
     if variable.dtype.kind in "fiu" and variable.size:
         return f"{number(variable.values.min().item())} to {number(variable.values.max().item())}"
     return clean(", ".join(map(str, variable.values.ravel()[:4])), 40)
+
+
+def probe_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
+    """Rows of linear probes: by layer and amount of examples, accuracy with its interval and that of random weights."""
+    rows = []
+    for amount in answer["amount"].values:
+        for layer in answer["layer"].values:
+            one = answer.sel(amount=amount, layer=layer)
+            row = {"examples": int(amount), "layer": str(layer), "accuracy": one["accuracy"].item()}
+            row |= {"from": one["accuracy_low"].item(), "to": one["accuracy_high"].item()}
+            if one.sizes.get("null"):
+                row["random weights"] = one["null_accuracy"].mean().item()
+            rows.append({**row, "features": int(one["features"])})
+    return rows

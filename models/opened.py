@@ -14,6 +14,7 @@ from landscape import Objective
 from landscape.diagnosis import Record, recorded
 from landscape.examples import Examples
 from landscape.naming import named_object
+from landscape.normalization import recalibrate
 from landscape.optimizer_state import OptimizerState
 from landscape.store import MissingError, NewerSchemaError, Store
 from landscape.weights import digest_tensors, fit_weights, fitting_prefix, load_weights, save_weights
@@ -21,6 +22,7 @@ from models.architectures import build_model
 from models.config import RunConfig
 from models.data import Splits, load_data
 from models.devices import find_device
+from models.initialization import initialize
 from models.losses import Loss, make_loss
 from models.regularization import regularize
 
@@ -83,6 +85,21 @@ class Run:
         network = self._network()
         fit_weights(network, load_weights(path)[0])
         return network.eval()
+
+    def untrained(self, seed: int) -> nn.Module:
+        """Build the network with other weights, drawn as those that it began with were, in eval mode, on the CPU.
+
+        BatchNorm has the statistics of the training split under these weights.
+        """
+        inputs = self.data().train.inputs
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = self._network()
+        if self.config is not None:
+            initialize(network, self.config.init, torch.Generator().manual_seed(seed), inputs[:128])
+        with torch.no_grad():
+            recalibrate(network.eval(), lambda: [network(batch) for batch in inputs[:4096].split(512)])
+        return network
 
     def data(self, name: str | None = None) -> Splits:
         """Load the run's data, or other data treated in the same way.

@@ -21,6 +21,7 @@ from landscape.figures.flow import activation_histograms, backpropagated, lost_u
 from landscape.figures.images import image_rows
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.layers import layer_bars
+from landscape.figures.linear_probes import probe_accuracy
 from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
 from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
 from landscape.figures.paths import path_geometry
@@ -81,6 +82,7 @@ __all__ = [
     "paper_style",
     "path_geometry",
     "pictures_among",
+    "probe_accuracy",
     "question_of",
     "race_basins",
     "race_frames",

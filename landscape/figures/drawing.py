@@ -18,6 +18,7 @@ from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.ensembles import ensemble_growth, reliability
 from landscape.figures.flow import activation_histograms, backpropagated, loses_units, lost_units, signal_propagation
 from landscape.figures.layers import layer_bars
+from landscape.figures.linear_probes import probe_accuracy
 from landscape.figures.noise import noise_against_loss, noise_by_layer, noise_by_step
 from landscape.figures.panels import seeds_side_by_side, train_and_test
 from landscape.figures.paths import path_geometry
@@ -108,6 +109,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
@@ -253,6 +255,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
         "noise-by-step": noise_by_step(answer),
         "noise-against-loss": noise_against_loss(answer),
     },
+    "linear-probes": lambda answer: {"accuracy-by-layer": probe_accuracy(answer)},
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from models.toys.racing import wilson
+from landscape.intervals import wilson
 
 
 @dataclass(frozen=True)

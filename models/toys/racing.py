@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from landscape.execution import Progress
+from landscape.intervals import wilson
 from landscape.store import Journal
 from models.toys.paths import Racer, follow, outside, read_racers
 from models.toys.registry import TOYS, OnlineToy, Point, Toy
@@ -278,19 +277,6 @@ def outcomes(toy: Toy, ends: NDArray[np.float64], tolerance: float) -> NDArray[n
     for saddle in toy.saddles:
         to_saddle = np.minimum(to_saddle, np.linalg.norm(ends - np.array(saddle), axis=-1))
     return np.where(toy.distances(ends) < tolerance, 0, np.where(to_saddle < _AT_SADDLE, 1, 2))
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95% score interval of a share (Wilson 1927).
-
-    >>> [round(end, 4) for end in wilson(9, 10)]
-    [0.5958, 0.9821]
-    """
-    z = NormalDist().inv_cdf(0.975)
-    share, weight = successes / trials, z**2 / trials
-    center = (share + weight / 2) / (1 + weight)
-    reach = math.sqrt(share * (1 - share) * weight + weight**2 / 4) / (1 + weight)
-    return max(center - reach, 0.0), min(center + reach, 1.0)
 
 
 def picture(toy: Toy) -> dict[str, Any]:

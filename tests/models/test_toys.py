@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from scipy.stats import norm
 
+from landscape.intervals import wilson
 from landscape.store import Journal
 from models.optimizers import OPTIMIZERS, build_optimizer
 from models.toys import (
@@ -28,7 +29,7 @@ from models.toys import (
     rows,
     sweep,
 )
-from models.toys.racing import first, wilson
+from models.toys.racing import first
 from tests.models.test_optimizers import EXACT, RULES, A, by_hand, tolerance
 
 SURFACES = [name for name in TOYS if isinstance(TOYS.build(name), Toy)]
