@@ -46,4 +46,5 @@ landscape report "$out" --out "$out/report.html"
 
 say "4/4 what came out"
 landscape list "$out"
+landscape diagnose "$out/sgd-b32"
 printf '\nOpen %s in a browser; pictures for papers are in %s/*/figures/.\n' "$out/report.html" "$out"
