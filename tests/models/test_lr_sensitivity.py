@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from landscape import figures
 from models.tuning import Search, Space, lr_sensitivity, uniform_guess
 
 RATES = (0.01, 0.1, 1.0)
@@ -60,3 +61,10 @@ def test_a_grid_of_runs(tmp_path):
     assert uniform_guess(search) == pytest.approx(math.log(10))
     found = lr_sensitivity(search(tmp_path), uniform_guess(search))
     assert (found.sensitivity >= 0).all() and np.isfinite(found.standard_error).all()
+
+
+def test_seeds_are_no_axis_of_a_response_surface():
+    answer = grid(seeds=2).assign(importance=("parameter", [0.6, 0.2, 0.2])).assign_attrs(probe="search")
+    assert list(figures.draw(answer, "search-1")) == ["marginals"]
+    decayed = answer.assign(field_seed=answer.field_seed * 1e-4).assign_coords(parameter=["lr", "optimizer", "decay"])
+    assert list(figures.draw(decayed.rename(field_seed="field_decay"), "search-1")) == ["marginals", "response-surface"]
