@@ -110,7 +110,7 @@ def response_surface(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     Raises:
         ValueError: If there are fewer than two numeric parameters.
     """
-    names = [name for name in _by_importance(answer) if _is_numeric(answer, name)][:2]
+    names = [name for name in _by_importance(answer) if _spans(answer, name)][:2]
     if len(names) < 2:
         raise ValueError(f"expected two numeric parameters to span a plane, found {', '.join(names) or 'none'}")
     ax = ax or new_axes(2.7)
@@ -138,8 +138,8 @@ def response_surface(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
 
 
 def has_response_surface(answer: xr.Dataset) -> bool:
-    """Whether two numeric parameters were searched."""
-    return sum(_is_numeric(answer, str(name)) for name in answer["parameter"].values) >= 2
+    """Whether two numeric parameters were searched; seeds only repeat."""
+    return sum(_spans(answer, str(name)) for name in answer["parameter"].values) >= 2
 
 
 def _marginal(ax: Axes, answer: xr.Dataset, name: str, names: list[str]) -> None:
@@ -201,6 +201,11 @@ def _by_importance(answer: xr.Dataset) -> list[str]:
 
 def _is_numeric(answer: xr.Dataset, name: str) -> bool:
     return answer[f"field_{name}"].dtype.kind in "fiu"
+
+
+def _spans(answer: xr.Dataset, name: str) -> bool:
+    """Whether a parameter makes an axis of a plane: numbers, and not the seeds of repetitions, which have no order."""
+    return name != "seed" and _is_numeric(answer, name)
 
 
 def _objective(answer: xr.Dataset) -> str:

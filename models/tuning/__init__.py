@@ -3,6 +3,7 @@
 from models.tuning.lr_range import LrRange
 from models.tuning.recipe import Recipe, Step
 from models.tuning.search import Search, best_trials
+from models.tuning.sensitivity import lr_sensitivity, uniform_guess
 from models.tuning.space import Space
 
-__all__ = ["LrRange", "Recipe", "Search", "Space", "Step", "best_trials"]
+__all__ = ["LrRange", "Recipe", "Search", "Space", "Step", "best_trials", "lr_sensitivity", "uniform_guess"]

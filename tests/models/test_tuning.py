@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -171,6 +173,13 @@ def test_the_objective_is_what_it_says(tmp_path):
             values = training["val_loss"] if kind.endswith("loss") else 1 - training["val_accuracy"]
             expected = values.min() if kind.startswith("best") else values[-1]
             assert answer["objective"].values[trial] == pytest.approx(float(expected))
+
+
+def test_a_missing_optuna_says_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'landscape-lab[tune]'")):
+        Search(small(lr="0.1,0.2"))(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_data_fails_once(tmp_path):
