@@ -8,17 +8,19 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from landscape.moments import Moments
 from models.activations import make_activation
 from models.architectures import ARCHITECTURES
-from models.data import STANDARDIZATIONS
+from models.data import STANDARDIZATIONS, TASKS, check_task
 from models.initialization import check_initialization
 from models.normalization import make_norm
 from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
+from models.transfer.anchors import ANCHORS, check_anchor
 
 _ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
 _OPTIMIZER_OPTIONS = ("momentum", "betas")
@@ -35,6 +37,7 @@ class RunConfig:
 
     Attributes:
         data: digits, mnist1d, idx:DIR, npz:FILE or folder:DIR.
+        task: all, classes:0/1/2 (only these, with outputs for all) or permuted:SEED (inputs in a fixed random order).
         train_size: Training examples; all if none.
         test_size: Test examples; the data's own test set, or a fifth of the pool, if none.
         val_fraction: Share of the training pool held out for validation.
@@ -56,6 +59,14 @@ class RunConfig:
         init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
             lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
             follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
+        start: Folder of a finished run of the same architecture whose weights this one starts from; a classifier of
+            another number of classes starts anew. Only the folder's name counts in the hash, and run.json keeps a
+            digest of the weights. To train the classifier alone and then everything, start a second run from a first.
+        freeze: none, trunk (everything but the last classifier), or beginnings of parameters' names, as in
+            block1,block2; running statistics of frozen norms stay too.
+        trunk_lr: Factor on the learning rate of everything but the last classifier.
+        anchor: none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE or distill:STRENGTH, what keeps a run near its start.
+        teacher: Folder of a finished run whose outputs distill matches; start if none.
         optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
             saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.
         lr: Learning rate; the optimizer's usual one if none.
@@ -82,6 +93,7 @@ class RunConfig:
     """
 
     data: str = _in("Data", "digits")
+    task: str = _in("Data", "all")
     train_size: int | None = _in("Data", None)
     test_size: int | None = _in("Data", None)
     val_fraction: float = _in("Data", 0.1)
@@ -97,6 +109,11 @@ class RunConfig:
     heads: int | None = _in("Model", None)
     patch: int | None = _in("Model", None)
     init: str = _in("Model", "default")
+    start: str | None = _in("Transfer", None)
+    freeze: str = _in("Transfer", "none")
+    trunk_lr: float = _in("Transfer", 1.0)
+    anchor: str = _in("Transfer", "none")
+    teacher: str | None = _in("Transfer", None)
     optimizer: str = _in("Training", "sgd")
     lr: float | None = _in("Training", None)
     lr_scaling: str = _in("Training", "none")
@@ -129,6 +146,7 @@ class RunConfig:
         self._fill_in()
         _check_numbers(self)
         _check_training(self)
+        _check_transfer(self)
         for name in (*_REAL, *_ABOVE_0):
             if type(getattr(self, name)) is int:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -159,7 +177,7 @@ class RunConfig:
         for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
-        for registry in (SCHEDULES, LR_SCALINGS):
+        for registry in (SCHEDULES, LR_SCALINGS, ANCHORS, TASKS):
             object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
 
     def _of_optimizer(self) -> dict[str, Any]:
@@ -207,7 +225,7 @@ class RunConfig:
     @property
     def data_options(self) -> dict[str, Any]:
         """What `load_data` takes besides the name."""
-        names = ("train_size", "test_size", "val_fraction", "label_noise", "standardize")
+        names = ("task", "train_size", "test_size", "val_fraction", "label_noise", "standardize")
         return {**{name: getattr(self, name) for name in names}, "seed": self.data_seed}
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,9 +249,12 @@ class RunConfig:
     def hash(self) -> str:
         """Twelve hexadecimal digits that stand for every factor.
 
-        Fields at the default of their declaration are left out, so that a new field moves no hash.
+        Fields at the default of their declaration are left out, so that a new field moves no hash. Of a folder only its
+        own name counts, so that it is the same on another machine.
         """
         values = self.to_dict()
+        for name in ("start", "teacher"):
+            values[name] = values[name] and PurePath(values[name]).name
         factors = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         return hashlib.sha256(json.dumps(factors, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -259,7 +280,7 @@ _WHOLE = {
 }
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
-_REAL |= {"label_noise": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
+_REAL |= {"label_noise": (0, 1), "trunk_lr": (0, math.inf), "l1": (0, math.inf), "sam": (0, math.inf)}
 _ABOVE_0 = ("clip_norm", "clip_value")
 
 
@@ -268,6 +289,24 @@ def _check_training(config: RunConfig) -> None:
     check_optimizer(config.optimizer_name, config.lr or 0.0, config.weight_decay, **config.optimizer_options)
     make_schedule(config.schedule, total=1000)
     scaled_lr(1.0, config.lr_scaling, batch_size=1)
+
+
+def _check_transfer(config: RunConfig) -> None:
+    """Refuse what needs a run to start from without one, and what cannot go together."""
+    check_task(config.task)
+    check_anchor(config.anchor)
+    anchor = ANCHORS.read(config.anchor)[0]
+    if config.teacher is not None and anchor != "distill":
+        raise ValueError(f"teacher is only for anchor distill, got anchor {config.anchor!r}; write distill:1")
+    if anchor != "none" and config.start is None and config.teacher is None:
+        other = ", or teacher" if anchor == "distill" else ""
+        raise ValueError(f"anchor {config.anchor!r} needs start{other}: the folder of the run to stay near to")
+    if config.trunk_lr == 0:
+        raise ValueError("trunk_lr must be above 0; write freeze trunk to keep everything but the classifier")
+    if config.trunk_lr != 1 and config.optimizer_name in ("newton", "saddle-free-newton"):
+        raise ValueError(f"optimizer {config.optimizer_name!r} takes one step for all parameters; leave trunk_lr out")
+    if config.freeze != "none" and config.norm == "batch:exact":
+        raise ValueError("norm 'batch:exact' measures all statistics anew each epoch; choose 'batch' to freeze layers")
 
 
 def _check_numbers(config: RunConfig) -> None:

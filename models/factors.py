@@ -12,14 +12,27 @@ from landscape.fields import fields_of
 from models.activations import ACTIVATIONS
 from models.architectures import ARCHITECTURES
 from models.config import RunConfig
+from models.data import TASKS
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
 from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
 from models.schedules import LR_SCALINGS, SCHEDULES
+from models.transfer.anchors import ANCHORS
 
-REGISTRIES = (ARCHITECTURES, INITIALIZATIONS, STEPS, NORMS, ACTIVATIONS, OPTIMIZERS, SCHEDULES, LR_SCALINGS)
+REGISTRIES = (
+    ARCHITECTURES,
+    INITIALIZATIONS,
+    STEPS,
+    NORMS,
+    ACTIVATIONS,
+    OPTIMIZERS,
+    SCHEDULES,
+    LR_SCALINGS,
+    TASKS,
+    ANCHORS,
+)
 """A new kind of choice is added here."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
