@@ -292,3 +292,17 @@ def _value(variable: xr.Variable) -> str:
     if variable.dtype.kind in "fiu" and variable.size:
         return f"{number(variable.values.min().item())} to {number(variable.values.max().item())}"
     return clean(", ".join(map(str, variable.values.ravel()[:4])), 40)
+
+
+def continual_table(answer: xr.Dataset) -> str:
+    """Write what continual learning ended with, a row a method: the mean over seeds, and the standard error."""
+    rows = []
+    for method in answer["strategy"].values:
+        row: dict[str, Any] = {"method": str(method)}
+        for name in ("average_accuracy", "backward_transfer", "forgetting"):
+            values = answer[name].sel(strategy=method)
+            row[name] = float(values.mean())
+            if values.size > 1:
+                row[f"{name}_se"] = float(values.std(ddof=1)) / values.size**0.5
+        rows.append(row)
+    return table(rows)

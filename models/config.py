@@ -65,7 +65,8 @@ class RunConfig:
         freeze: none, trunk (everything but the last classifier), or beginnings of parameters' names, as in
             block1,block2; running statistics of frozen norms stay too.
         trunk_lr: Factor on the learning rate of everything but the last classifier.
-        anchor: none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE or distill:STRENGTH, what keeps a run near its start.
+        anchor: What keeps a run near its start: none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE or
+            distill:STRENGTH.
         teacher: Folder of a finished run whose outputs distill matches; start if none.
         optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
             saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.

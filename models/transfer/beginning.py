@@ -87,5 +87,6 @@ def _require_teacher(folder: str, network: nn.Module, data: Splits) -> None:
         raise ValueError(f"the teacher {folder} cannot take inputs of shape {data.input_shape}: {error}") from error
     if outputs != data.num_classes:
         raise ValueError(
-            f"the teacher {folder} tells {outputs} classes apart, the data has {data.num_classes}; choose another teacher"
+            f"the teacher {folder} tells {outputs} classes apart, the data has {data.num_classes}; "
+            "choose another teacher"
         )
