@@ -119,7 +119,7 @@ class Continual:
         for m, method in enumerate(self.methods):
             for s, seed in enumerate(self.seeds):
                 folder = out / f"{method.replace(':', '-').replace('=', '').replace(',', '-')}-s{seed}"
-                for after, config in enumerate(self.configs(strategy, seed, folder)):
+                for after, config in enumerate(self.configs(method, seed, folder)):
                     train(config, folder / f"task{after}")
                     accuracy[m, s, after] = self._accuracies(folder / f"task{after}")
                     done += 1
