@@ -29,6 +29,7 @@ from landscape.tables import (
     correlation_table,
     describe,
     jsonable,
+    linear_probes_table,
     nonfinite,
     number,
     report_table,
@@ -288,6 +289,21 @@ def continual(
     with progress_bar(out.name) as progress:
         answer, path = answer_continual(plan, new_store(out), progress)
     say(contents(answer, path), f"{clean(path)}\n{indent(continual_table(answer), '  ')}", as_json)
+
+
+@cli.command("linear-probes")
+@run_argument
+@click.option("--data", help=f"Other data than the run's own: {DATA}.")
+@click.option("--seed", default=0, type=click.IntRange(min=0), help="Of the untrained network beside it.")
+@click.option("--most", default=5000, type=click.IntRange(min=10), help="Training examples to fit on.")
+@json_option
+def linear_probes(run: Path, data: str | None, seed: int, most: int, as_json: bool) -> None:
+    """Fit a linear classifier to the output of each part of a frozen network, and of an untrained one."""
+    from models.opened import open_run
+    from models.transfer.linear_probes import LinearProbes, answer_linear_probes
+
+    answer, path = answer_linear_probes(LinearProbes(seed, most), open_run(run), data)
+    say(contents(answer, path), f"{clean(path)}\n{indent(linear_probes_table(answer), '  ')}", as_json)
 
 
 @cli.command()

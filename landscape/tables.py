@@ -306,3 +306,12 @@ def continual_table(answer: xr.Dataset) -> str:
                 row[f"{name}_se"] = float(values.std(ddof=1)) / values.size**0.5
         rows.append(row)
     return table(rows)
+
+
+def linear_probes_table(answer: xr.Dataset) -> str:
+    """Write the accuracy by layer, and that of the network and of chance under it."""
+    names = ("features", "accuracy", "random_accuracy")
+    layers = [str(layer) for layer in answer["layer"].values]
+    rows = [{"layer": layer, **{n: answer[n].values[i].item() for n in names}} for i, layer in enumerate(layers)]
+    ends = [f"{n}: {number(float(answer[n]))}" for n in ("network_accuracy", "chance") if n in answer]
+    return "\n".join([table(rows), *ends])

@@ -19,6 +19,7 @@ from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.files import pictures_among, require_formats, write_files
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.layers import layer_bars
+from landscape.figures.linear_probes import linear_probes
 from landscape.figures.panels import contours_side_by_side, seeds_side_by_side, surfaces_side_by_side, train_and_test
 from landscape.figures.projections import trajectory_loss
 from landscape.figures.reliefs import surface3d
@@ -56,6 +57,7 @@ __all__ = [
     "labels_of",
     "layer_bars",
     "learning_curves",
+    "linear_probes",
     "log_density",
     "mp4",
     "overlap_by_rank",

@@ -17,6 +17,7 @@ from landscape.figures.densities import density, log_density
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.layers import layer_bars
+from landscape.figures.linear_probes import linear_probes
 from landscape.figures.panels import seeds_side_by_side, train_and_test
 from landscape.figures.projections import trajectory_loss
 from landscape.figures.reliefs import surface3d
@@ -102,6 +103,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("chance", set()),
     ],
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
+    "linear-probes": [("accuracy", {"layer"}), ("random_accuracy", {"layer"}), ("chance", set())],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -217,6 +219,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
+    "linear-probes": lambda answer: {"linear-probes": linear_probes(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,
