@@ -84,4 +84,4 @@ def _numbers(panel: Axes, matrix: np.ndarray) -> None:
     for row, column in np.ndindex(matrix.shape):
         value = matrix[row, column]
         colour = "black" if value > 55 else "white"
-        panel.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=6, color=colour)
+        panel.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=5.5, color=colour)

@@ -70,9 +70,7 @@ class LinearProbes:
             ValueError: If the weights were imported, there is no validation split, or other data has another shape.
         """
         if run.config is None:
-            raise ValueError(
-                f"{run.folder} holds imported weights, whose initialization is unknown; give a trained run"
-            )
+            raise ValueError(f"{run.folder} holds imported weights, of unknown initialization; give a run of `train`")
         splits, own = run.data(data), run.data()
         if splits.val is None:
             raise ValueError(f"{run.folder} has no validation split to choose the penalty on; train with val_fraction")

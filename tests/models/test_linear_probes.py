@@ -50,7 +50,9 @@ def test_training_makes_the_last_layers_readable(run):
     answer, path = answer_linear_probes(LinearProbes(), run)
     trained, null = answer["accuracy"].values, answer["random_accuracy"].values
     assert answer["layer"].values[0] == "input" and trained[0] == null[0]
-    assert trained[-1] > null[-1] + 0.1 and abs(trained[-1] - float(answer["network_accuracy"])) < 0.1
+    assert trained[-1] > null[-1] + 0.1
+    # the largest logit is itself a linear classifier of logits, which a fitted one need not lose to
+    assert trained[-1] > float(answer["network_accuracy"]) - 0.05
     assert float(answer["chance"]) < 0.15 < null.min()
     before = path.stat().st_mtime_ns
     answer_linear_probes(LinearProbes(), run)
@@ -61,7 +63,7 @@ def test_training_makes_the_last_layers_readable(run):
 
 def test_other_data_is_probed_too(run, tmp_path):
     splits = load_data("digits", val_fraction=0.2)
-    arrays = {"x_train": splits.train.inputs.numpy(), "y_train": splits.train.targets.numpy() % 2}
+    arrays = {"x": splits.train.inputs.numpy(), "y": splits.train.targets.numpy() % 2}
     np.savez(tmp_path / "odd.npz", **arrays)
     answer = LinearProbes(most=100)(run, f"npz:{tmp_path / 'odd.npz'}")
     assert "network_accuracy" not in answer and answer["accuracy"].max() > 0.8
