@@ -96,6 +96,8 @@ class Run:
     def objective(self, data: str | None = None, **options: Any) -> Objective:
         """Ask for the mean cross-entropy over the training split, noisy labels included, as the run was trained.
 
+        An anchor's penalty and the old examples of rehearsal are no part of it: it is the loss of the data alone.
+
         Args:
             data: Other data than the run's own, by name.
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.

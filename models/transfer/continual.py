@@ -14,11 +14,13 @@ import xarray as xr
 
 from landscape.provenance import provenance
 from landscape.store import Store
+from models.architectures import build_model
 from models.config import RunConfig
 from models.opened import open_run
 from models.registry import Registry
 from models.run import train
 from models.transfer.anchors import check_anchor
+from models.transfer.freezing import freeze
 
 SEQUENCES = Registry("tasks")
 """Functions `(num_classes, *, options)`: the tasks of a sequence, as `RunConfig.task` writes them."""
@@ -194,8 +196,13 @@ def sequence(text: str, config: RunConfig, methods: Sequence[str], seeds: Sequen
     """
     from models.data import load_data
 
-    num_classes = load_data(config.data, **config.data_options).num_classes
-    return Continual(config, tuple(SEQUENCES.build(text, num_classes)), tuple(methods), tuple(seeds))
+    data = load_data(config.data, **config.data_options)
+    plan = Continual(config, tuple(SEQUENCES.build(text, data.num_classes)), tuple(methods), tuple(seeds))
+    for method in methods:
+        if method.startswith("freeze:"):  # names that no parameter has fail here, not after the first task
+            network = build_model(config.model, data.input_shape, data.num_classes, **config.architecture_options)
+            freeze(network, method.removeprefix("freeze:"))
+    return plan
 
 
 def answer_continual(

@@ -313,3 +313,9 @@ def test_sequences_that_are_refused(changes, message):
 def test_numbers_of_tasks_that_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         sequence(text, MLP, ("none",), (0,))
+
+
+def test_names_to_freeze_are_checked_before_the_first_task():
+    with pytest.raises(ValueError, match="no parameter begins with 'stage1'"):
+        sequence("classes:2", MLP, ("freeze:stage1",), (0,))
+    assert sequence("classes:2", MLP, ("freeze:trunk",), (0,)).methods == ("freeze:trunk",)
