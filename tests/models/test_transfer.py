@@ -14,6 +14,7 @@ from landscape.store import MissingError, Store
 from landscape.weights import load_weights, save_weights
 from models.architectures import build_model
 from models.data import Examples, load_data
+from models.planes import directions_of
 from models.run import RunConfig, open_run, train
 from models.transfer.anchors import (
     ANCHORS,
@@ -104,6 +105,17 @@ def test_what_is_frozen_moves_by_no_bit(base, tmp_path):
     assert same == {name for name in old if not name.startswith("head")}
     moved = {name for name in old if not torch.equal(old[name], free[name])}
     assert any("running_mean" in name for name in moved) and any("running_mean" in name for name in same)
+
+
+def test_the_trajectory_of_a_frozen_run_lies_in_the_whole_space(base, tmp_path):
+    train(replace(TINY, start=str(base), freeze="trunk", snapshots="epochs:1"), tmp_path / "frozen")
+    run = open_run(tmp_path / "frozen")
+    objective = run.objective()
+    directions = directions_of("pca", run, objective)
+    head = sum(parameter.numel() for parameter in run.model().head.parameters())
+    assert directions.vectors.shape == (2, objective.theta.numel())
+    still, moved = directions.vectors[:, :-head].abs().max(), directions.vectors[:, -head:].abs().max()
+    assert still < 1e-6 * moved  # rounding of the decomposition
 
 
 def test_parts_are_frozen_by_the_beginnings_of_their_names():
