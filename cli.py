@@ -25,6 +25,7 @@ from landscape.naming import named_object
 from landscape.tables import (
     comparison_table,
     contents,
+    continual_table,
     correlation_table,
     describe,
     jsonable,
@@ -276,6 +277,35 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
         found = train(RunConfig(**factors), out, progress=progress)
     lines = [clean(out), *(f"  {name}: {_whole_bytes(name, value)}" for name, value in found.items())]
     say({"run": str(out), **found}, "\n".join(lines), as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--tasks", required=True, metavar="classes:N|permuted:N", help="N tasks: shares of classes, or orders.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    default=("none",),
+    metavar="METHOD",
+    help="none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE, distill:STRENGTH, freeze:NAMES, or joint (all classes "
+    "so far at once); may be given several times.",
+)
+@click.option("--seeds", help="Several seeds by commas; that of the configuration if left out.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of every training.")
+@json_option
+def continual(
+    tasks: str, methods: tuple[str, ...], seeds: str | None, out: Path, as_json: bool, **factors: Any
+) -> None:
+    """Train on tasks one after the other, by several methods, and measure what is forgotten."""
+    from models.config import RunConfig
+    from models.transfer.continual import answer_continual, sequence
+
+    config = RunConfig(**factors)
+    chosen = parse(seeds, tuple[int, ...]) if seeds else (config.seed,)
+    plan = sequence(tasks, config, methods, chosen)
+    with progress_bar(out.name) as progress:
+        answer, path = answer_continual(plan, new_store(out), progress)
+    say(contents(answer, path), f"{clean(path)}\n{indent(continual_table(answer), '  ')}", as_json)
 
 
 @cli.command()

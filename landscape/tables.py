@@ -359,3 +359,17 @@ def probe_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
                 row["random weights"] = one["null_accuracy"].mean().item()
             rows.append({**row, "features": int(one["features"])})
     return rows
+
+
+def continual_table(answer: xr.Dataset) -> str:
+    """Write what continual learning ended with, a row a method: the mean over seeds, and the standard error."""
+    rows = []
+    for method in answer["strategy"].values:
+        row: dict[str, Any] = {"method": str(method)}
+        for name in ("average_accuracy", "backward_transfer", "forgetting"):
+            values = answer[name].sel(strategy=method)
+            row[name] = float(values.mean())
+            if values.size > 1:
+                row[f"{name}_se"] = float(values.std(ddof=1)) / values.size**0.5
+        rows.append(row)
+    return table(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from models.normalization import exact_norms, settle_statistics
 from models.optimizers import OwnOptimizer
 from models.regularization.depth import can_skip
 from models.seeds import derived_seed
+from models.transfer.anchors import Anchor
 
 
 class Classifier(pl.LightningModule):
@@ -40,6 +41,9 @@ class Classifier(pl.LightningModule):
     counts is taken, of the same batch with the same random draws. Loss, accuracy and the running statistics of
     BatchNorm are those of the first.
 
+    An anchor may add old examples to a batch and a penalty to its loss, whose mean over an epoch is logged as
+    `train_penalty`; `train_loss` stays the loss of the examples.
+
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).
         seed: Seed of what is random in a step.
@@ -47,6 +51,7 @@ class Classifier(pl.LightningModule):
         rules: What is done to gradients before the optimizer steps.
         sam: Radius of sharpness-aware minimization; 0 for none.
         augment: What is done to a batch before a step; nothing if None.
+        anchor: What the network is kept near to; it may be set until training begins.
     """
 
     def __init__(
@@ -59,18 +64,20 @@ class Classifier(pl.LightningModule):
         rules: GradientRules | None = None,
         sam: float = 0.0,
         augment: Callable[[Examples], Examples] | None = None,
+        still: Sequence[nn.Module] = (),
     ) -> None:
         """Put a training together.
 
         Args:
             network: The network to train.
-            optimizer: Builds the optimizer of the parameters it is given.
+            optimizer: Builds the optimizer of the parameters it is given, those that require a gradient.
             schedule: Factor on the learning rate as a function of the step, from 0; constant if None.
             seed: Seed of what is random in a step.
             loss: The mean loss of logits (N, K) and targets (N,), a scalar; with mixed labels also of (N, K) shares.
             rules: What is done to gradients before the optimizer steps; nothing if None.
             sam: Radius of sharpness-aware minimization; 0 for none.
             augment: From a batch on its device to the one that the step takes, drawn from torch's global generator.
+            still: Layers of the network that stay in eval mode.
         """
         super().__init__()
         self.network = network
@@ -80,9 +87,12 @@ class Classifier(pl.LightningModule):
         self.sam = sam
         self.augment = augment
         self._skips = can_skip(network)
+        self.anchor = Anchor()
+        self._still = tuple(still)
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._penalties: list[Tensor] = []
         self._batch: Examples | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -92,13 +102,20 @@ class Classifier(pl.LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode of all layers but those that stay still."""
+        super().train(mode)
+        for layer in self._still:
+            layer.eval()
+        return self
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute logits (N, K)."""
         return self.network(inputs)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, unless the learning rate is constant, its schedule by step."""
-        optimizer = self._optimizer(self.network.parameters())
+        optimizer = self._optimizer([p for p in self.network.parameters() if p.requires_grad])
         if self.sam:
             for group in optimizer.param_groups:
                 group["sam_radius"] = self.sam  # kept with the optimizer's state, since it moves the edge of stability
@@ -119,14 +136,17 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Examples, batch_idx: int) -> Tensor:
         """Return the mean loss of a batch."""
-        if self.training and self.augment is not None:
-            batch = self._augmented(batch)
-        inputs, targets = batch
-        logits = self.network(inputs)
         if self.training:
-            self._outputs.append((logits.detach(), targets))
+            extended = self.anchor.extended(batch)
+            if self.sam and extended is not batch:
+                self._seed_step()  # as the second gradient will, whatever was drawn so far
+            batch = extended if self.augment is None else self._augmented(extended)
+        loss, logits, penalty = self._anchored(batch)
+        if self.training:
+            self._outputs.append((logits.detach(), batch.targets))
+            self._penalties += [] if penalty is None else [penalty.detach()]
             self._batch = batch if self.sam else None
-        return self._loss_of(logits, targets)
+        return loss
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Take the gradient of a step, where and in the way that the optimizer needs it."""
@@ -157,10 +177,15 @@ class Classifier(pl.LightningModule):
             settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
         if self._outputs:
             self._log_means("train")
+        if self._penalties:
+            mean = torch.stack(self._penalties).mean()
+            self.log("train_penalty", mean, on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_epoch_start(self) -> None:
-        """Forget what an interrupted epoch has left."""
+        """Forget what an interrupted epoch has left, and keep still what Lightning has set to training."""
         self._outputs.clear()
+        self._penalties.clear()
+        self.train(self.training)
 
     def on_validation_epoch_start(self) -> None:
         """Start over."""
@@ -201,8 +226,14 @@ class Classifier(pl.LightningModule):
         """Evaluate the loss of the step's batch once more, with the same random draws."""
         assert self._batch is not None
         self._seed_step()
-        inputs, targets = self._batch
-        return self._loss_of(self.network(inputs), targets) / self.trainer.accumulate_grad_batches
+        return self._anchored(self._batch)[0] / self.trainer.accumulate_grad_batches
+
+    def _anchored(self, batch: Examples) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The loss with the anchor's penalty, the logits, and the penalty."""
+        inputs, targets = batch
+        logits = self.network(inputs)
+        loss, penalty = self._loss_of(logits, targets), self.anchor.penalty(self.network, inputs, logits)
+        return (loss if penalty is None else loss + penalty), logits, penalty
 
     def _log_means(self, part: str) -> None:
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))

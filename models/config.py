@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from landscape.moments import Moments
@@ -15,6 +16,7 @@ from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS, check_augmentation
 from models.averaging import AVERAGES, make_average
+from models.data import TASKS, check_task
 from models.data.standardization import STANDARDIZATIONS, check_standardization
 from models.initialization import check_initialization
 from models.normalization import make_norm
@@ -22,6 +24,7 @@ from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_l
 from models.registry import unknown
 from models.regularization import REGULARIZERS, check_regularization
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
+from models.transfer.anchors import ANCHORS, check_anchor
 from models.watching import read_watches
 
 _ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
@@ -40,6 +43,7 @@ class RunConfig:
 
     Attributes:
         data: digits, mnist1d, idx:DIR, npz:FILE or folder:DIR.
+        task: all, classes:0/1/2 (only these, with outputs for all) or permuted:SEED (inputs in a fixed random order).
         train_size: Training examples; all if none.
         test_size: Test examples; the data's own test set, or a fifth of the pool, if none.
         val_fraction: Share of the training pool held out for validation.
@@ -64,6 +68,15 @@ class RunConfig:
         init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
             lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
             follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
+        start: Folder of a finished run of the same architecture whose weights this one starts from; a classifier of
+            another number of classes starts anew. Only the folder's name counts in the hash, and run.json keeps a
+            digest of the weights. To train the classifier alone and then everything, start a second run from a first.
+        freeze: none, trunk (everything but the last classifier), or beginnings of parameters' names, as in
+            block1,block2; running statistics of frozen norms stay too.
+        trunk_lr: Factor on the learning rate of everything but the last classifier.
+        anchor: What keeps a run near its start: none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE or
+            distill:STRENGTH.
+        teacher: Folder of a finished run whose outputs distill matches; start if none.
         optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
             saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.
         lr: Learning rate; the optimizer's usual one if none.
@@ -103,6 +116,7 @@ class RunConfig:
     """
 
     data: str = _in("Data", "digits")
+    task: str = _in("Data", "all")
     train_size: int | None = _in("Data", None)
     test_size: int | None = _in("Data", None)
     val_fraction: float = _in("Data", 0.1)
@@ -119,6 +133,11 @@ class RunConfig:
     patch: int | None = _in("Model", None)
     regularization: str = _in("Model", "none")
     init: str = _in("Model", "default")
+    start: str | None = _in("Transfer", None)
+    freeze: str = _in("Transfer", "none")
+    trunk_lr: float = _in("Transfer", 1.0)
+    anchor: str = _in("Transfer", "none")
+    teacher: str | None = _in("Transfer", None)
     optimizer: str = _in("Training", "sgd")
     lr: float | None = _in("Training", None)
     lr_scaling: str = _in("Training", "none")
@@ -159,6 +178,7 @@ class RunConfig:
         self._fill_in()
         _check_numbers(self)
         _check_training(self)
+        _check_transfer(self)
         for name in (*_REAL, *_ABOVE_0):
             if type(getattr(self, name)) is int:
                 object.__setattr__(self, name, float(getattr(self, name)))
@@ -195,7 +215,7 @@ class RunConfig:
                 object.__setattr__(self, name, default)
         for registry in (REGULARIZERS, AUGMENTATIONS):
             object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
-        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES):
+        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES, ANCHORS, TASKS):
             object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
 
     def _of_optimizer(self) -> dict[str, Any]:
@@ -243,7 +263,7 @@ class RunConfig:
     @property
     def data_options(self) -> dict[str, Any]:
         """What `load_data` takes besides the name."""
-        names = ("train_size", "test_size", "val_fraction", "label_noise", "standardize")
+        names = ("task", "train_size", "test_size", "val_fraction", "label_noise", "standardize")
         return {**{name: getattr(self, name) for name in names}, "seed": self.data_seed}
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,9 +301,12 @@ class RunConfig:
     def hash(self) -> str:
         """Twelve hexadecimal digits that stand for every factor.
 
-        Fields at the default of their declaration are left out, so that a new field moves no hash.
+        Fields at the default of their declaration are left out, so that a new field moves no hash. Of a folder only its
+        own name counts, so that it is the same on another machine.
         """
         values = self.to_dict()
+        for name in ("start", "teacher"):
+            values[name] = values[name] and PurePath(values[name]).name
         factors = {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
         return hashlib.sha256(json.dumps(factors, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -310,6 +333,7 @@ _WHOLE = {
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
 _REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
+_REAL |= {"trunk_lr": (0, math.inf)}
 _ABOVE_0 = ("clip_norm", "clip_value")
 
 
@@ -331,6 +355,24 @@ def _check_average(config: RunConfig) -> None:
         raise ValueError("keep_average needs an average to keep; give average, as in ema:0.99")
     if config.keep_average and config.keep_best:
         raise ValueError("keep_best and keep_average name two sets of weights; choose one")
+
+
+def _check_transfer(config: RunConfig) -> None:
+    """Refuse what needs a run to start from without one, and what cannot go together."""
+    check_task(config.task)
+    check_anchor(config.anchor)
+    anchor = ANCHORS.read(config.anchor)[0]
+    if config.teacher is not None and anchor != "distill":
+        raise ValueError(f"teacher is only for anchor distill, got anchor {config.anchor!r}; write distill:1")
+    if anchor != "none" and config.start is None and config.teacher is None:
+        other = ", or teacher" if anchor == "distill" else ""
+        raise ValueError(f"anchor {config.anchor!r} needs start{other}: the folder of the run to stay near to")
+    if config.trunk_lr == 0:
+        raise ValueError("trunk_lr must be above 0; write freeze trunk to keep everything but the classifier")
+    if config.trunk_lr != 1 and config.optimizer_name in ("newton", "saddle-free-newton"):
+        raise ValueError(f"optimizer {config.optimizer_name!r} takes one step for all parameters; leave trunk_lr out")
+    if config.freeze != "none" and config.norm == "batch:exact":
+        raise ValueError("norm 'batch:exact' measures all statistics anew each epoch; choose 'batch' to freeze layers")
 
 
 def _check_numbers(config: RunConfig) -> None:

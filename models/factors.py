@@ -14,6 +14,7 @@ from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS
 from models.averaging import AVERAGES
 from models.config import RunConfig
+from models.data import TASKS
 from models.data.standardization import STANDARDIZATIONS
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
@@ -23,6 +24,7 @@ from models.registry import Registry
 from models.regularization import REGULARIZERS
 from models.schedules import LR_SCALINGS, SCHEDULES
 from models.toys import TOYS
+from models.transfer.anchors import ANCHORS
 
 REGISTRIES = (
     ARCHITECTURES,
@@ -37,6 +39,8 @@ REGISTRIES = (
     AUGMENTATIONS,
     STANDARDIZATIONS,
     AVERAGES,
+    TASKS,
+    ANCHORS,
     TOYS,
 )
 """A new kind of choice is added here; toys are what optimizers race over, not a part of a run."""

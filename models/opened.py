@@ -119,6 +119,8 @@ class Run:
 
         That is the cross-entropy, with the run's label smoothing.
 
+        An anchor's penalty and the old examples of rehearsal are no part of it: it is the loss of the data alone.
+
         Args:
             data: Other data than the run's own, by name.
             **options: What `landscape.Objective` takes. The test split is measured too, unless `also` says otherwise.

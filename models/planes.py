@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -39,9 +40,11 @@ def directions_of(word: str, run: Run, objective: Objective, count: int = 2) -> 
 
 def _along_the_trajectory(run: Run, objective: Objective, count: int) -> Directions:
     snapshots = run.store.read("trajectory")
-    whole = ParameterLayout.of(run.model())
+    model = run.model()
+    moved = ParameterLayout.of(model).matching(json.loads(snapshots.attrs["layout"])["names"])
+    still = {name: parameter.detach() for name, parameter in model.named_parameters()}  # what was frozen
     rows = torch.from_numpy(snapshots["theta"].values)
-    path = torch.stack([objective.layout.flatten(whole.unflatten(row)) for row in rows])
+    path = torch.stack([objective.layout.flatten({**still, **moved.unflatten(row)}) for row in rows])
     return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta, count)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from landscape.store import Store
 from models.config import RunConfig
 from models.opened import Run, import_weights, open_run
+from models.transfer.start import require_unchanged
 
 if TYPE_CHECKING:
     from landscape.execution import Progress
@@ -66,9 +67,17 @@ def _finished(store: Store, config: RunConfig) -> bool:
     if about.get("kind") != "trained":
         raise ValueError(f"{store.path} holds imported weights, not a training; choose another folder")
     # a run made before a field was added has the default of that field
-    old, new = RunConfig.from_dict(about["config"]).to_dict(), config.to_dict()
+    old, new = _without_places(RunConfig.from_dict(about["config"])), _without_places(config)
     if old != new:
         changes = [f"{name} is {old[name]!r} there, {value!r} here" for name, value in new.items()]
         listed = "; ".join(c for c, (name, value) in zip(changes, new.items(), strict=True) if old[name] != value)
         raise ValueError(f"{store.path} holds another run ({listed}); choose another folder")
+    require_unchanged(config, about, store.path)
     return store.has("training") and bool(store.read("training").attrs["finished"])
+
+
+def _without_places(config: RunConfig) -> dict[str, Any]:
+    """The fields; of another run's folder only its name, since its weights are known by their digest."""
+    fields = config.to_dict()
+    places = {name: Path(fields[name]).name for name in ("start", "teacher") if fields[name] is not None}
+    return {**fields, **places}

@@ -45,6 +45,9 @@ from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
 from models.seeds import derived_seed
+from models.transfer.anchors import ANCHORS, Anchor
+from models.transfer.beginning import Beginning
+from models.transfer.freezing import freeze, parameter_groups
 from models.watching import read_watches
 
 _LOG_EVERY = 10  # steps, where a logger is asked for
@@ -68,10 +71,13 @@ class Training:
         initialize(self.network, config.init, torch.Generator().manual_seed(seed), first)
         regularize(self.network, config.regularization)
         _refuse_lonely_example(config, self.data)
+        self.beginning = Beginning.of(config, self.network, self.data)
+        still = freeze(self.network, config.freeze)
         count = len(self.data.train.targets)
         self.batch_size = count if config.batch_size == "all" else config.batch_size
         self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
-        self._optimizer()(self.network.parameters())  # settings that it refuses fail here, before anything is written
+        movable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self._optimizer()(movable)  # settings that it refuses fail here, before anything is written
         average = make_average(config.average)
         self.averaged = AveragedWeights(average) if average else None
         self.module = Classifier(
@@ -83,6 +89,7 @@ class Training:
             self._rules(),
             config.sam,
             make_augmenter(config.augment, config.data, self.data, self.device),
+            still,
         )
         self._require_known_stability()
 
@@ -105,6 +112,7 @@ class Training:
         callbacks.append(EpochCheckpoint(checkpoint, progress))
         val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
         with _own_settings(self.config.threads, self.device):
+            self.module.anchor = self._anchor()
             trainer = _trainer(self.config, self.device, store.path, callbacks)
             try:
                 trainer.fit(
@@ -121,8 +129,8 @@ class Training:
     def _announce(self, store: Store) -> None:
         """Write run.json, or make sure that the data is what it was when the run began."""
         if (store.path / "run.json").exists():
-            before = store.load_json("run")["data_sha256"]
-            if before != self.data.digest:
+            before = store.load_json("run")
+            if before["data_sha256"] != self.data.digest:
                 raise ValueError(
                     f"the data {self.config.data!r} has changed since {store.path} began to train on it; "
                     "restore it, or choose another folder"
@@ -134,18 +142,27 @@ class Training:
             "config": self.config.to_dict(),
             "data_sha256": self.data.digest,
             "examples_sha256": FixedExamples.of(self.data.train).digest(),
+            **self.beginning.about(),
         }
         store.save_json("run", about)
 
     def _optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
         c = self.config
+        lr = scaled_lr(c.lr, c.lr_scaling, min(self.batch_size, len(self.data.train.targets)))
         return partial(
             _build_optimizer,
+            network=self.network,
+            trunk_lr=c.trunk_lr,
             name=c.optimizer_name,
-            lr=scaled_lr(c.lr, c.lr_scaling, min(self.batch_size, len(self.data.train.targets))),
+            lr=lr,
             weight_decay=0.0 if c.decoupled else c.weight_decay,
             options=c.optimizer_options,
         )
+
+    def _anchor(self) -> Anchor:
+        """Build what the network is kept near to, on its device."""
+        name = ANCHORS.read(self.config.anchor)[0]
+        return Anchor() if name == "none" else ANCHORS.build(self.config.anchor, self.beginning.memory(self.device))
 
     def _rules(self) -> GradientRules:
         c = self.config
@@ -242,8 +259,11 @@ def measure(
     return total / len(examples.targets), correct / len(examples.targets)
 
 
-def _build_optimizer(parameters: Any, *, name: str, lr: float, weight_decay: float, options: Any) -> Any:
-    return build_optimizer(name, parameters, lr, weight_decay, **options)
+def _build_optimizer(
+    parameters: Any, *, network: nn.Module, trunk_lr: float, name: str, lr: float, weight_decay: float, options: Any
+) -> Any:
+    groups = parameters if trunk_lr == 1 else parameter_groups(network, lr, trunk_lr)
+    return build_optimizer(name, groups, lr, weight_decay, **options)
 
 
 def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:

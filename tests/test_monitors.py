@@ -99,6 +99,22 @@ def test_activations_are_found_without_modules():
     assert np.isnan(seen["saturated_share"]).tolist() == [False, False, True, True]
 
 
+def test_what_is_computed_without_gradients_is_not_the_pass_that_trains():
+    class WithTeacher(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.student, self.teacher = nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x):
+            with torch.no_grad():
+                hint = torch.relu(self.teacher(x))
+            return torch.relu(self.student(x)) - hint
+
+    flow, seen = watched(WithTeacher(), normal(5, 3))
+    assert flow.activations == ["student relu"]
+    assert np.isnan(seen["output_mean"]).tolist() == [False, True]
+
+
 def test_attention_and_sequences():
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     flow, seen = watched(layer, normal(3, 5, 8))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from landscape.figures.animations import animation_frames, gif, mp4
 from landscape.figures.comparisons import Asked, draw_side_by_side, labels_of, question_of
+from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
@@ -42,6 +43,7 @@ from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volu
 
 __all__ = [
     "Asked",
+    "accuracy_matrices",
     "activation_histograms",
     "animation_frames",
     "backpropagated",
@@ -56,6 +58,7 @@ __all__ = [
     "eigenvalues",
     "ensemble_growth",
     "escape",
+    "first_task",
     "generic",
     "gif",
     "gradient_flow",

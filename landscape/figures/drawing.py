@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
@@ -109,6 +110,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
@@ -250,6 +252,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
+    "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
         "noise-by-step": noise_by_step(answer),

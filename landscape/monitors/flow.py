@@ -152,7 +152,7 @@ class Flow:
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def on_output(part: nn.Module, inputs: Any, output: Any) -> None:
             tensor = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
-            if self._mode is None or name in self._seen or tensor is None:
+            if self._mode is None or name in self._seen or tensor is None or not torch.is_grad_enabled():
                 return
             self._last, self._last_is_linear = name, isinstance(part, nn.Linear)
             if not self._settled:
@@ -207,7 +207,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = function(*args, **(kwargs or {}))
         kind = _FUNCTIONS.get(function)
-        if kind is not None and isinstance(output, Tensor):
+        # what is computed without gradients, such as by a teacher, is not the pass that trains
+        if kind is not None and isinstance(output, Tensor) and torch.is_grad_enabled():
             self.tell(kind, output)
         return output
 

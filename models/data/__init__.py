@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from models.data.files import idx_folder, image_folder, npz_file
@@ -9,9 +11,10 @@ from models.data.loader import TensorLoader
 from models.data.mnist1d import mnist1d
 from models.data.splits import Examples, Pool, Splits, split
 from models.data.standardization import STANDARDIZATIONS
+from models.data.tasks import TASKS, check_task
 from models.registry import Registry, unknown
 
-__all__ = ["DATASETS", "STANDARDIZATIONS", "Examples", "Splits", "TensorLoader", "load_data"]
+__all__ = ["DATASETS", "STANDARDIZATIONS", "TASKS", "Examples", "Splits", "TensorLoader", "check_task", "load_data"]
 
 DATASETS = Registry("dataset")
 """Embedded data sets by name, and readers by the word before a colon; each returns a `Pool`."""
@@ -38,6 +41,7 @@ def _mnist1d() -> Pool:
 def load_data(
     name: str,
     *,
+    task: str = "all",
     train_size: int | None = None,
     test_size: int | None = None,
     val_fraction: float = 0.1,
@@ -49,6 +53,7 @@ def load_data(
 
     Args:
         name: "digits", "mnist1d", "idx:DIR", "npz:FILE" or "folder:DIR".
+        task: One of `TASKS`: what is cut from the data before anything else.
         train_size: Examples to train on; all that are left after the other splits if None.
         test_size: Examples to test on; all of the data's own test set, or a fifth of the pool, if None.
         val_fraction: Share of the training pool that is held out for validation, in [0, 1).
@@ -67,8 +72,9 @@ def load_data(
         raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise must be in [0, 1], got {label_noise}")
-    return split(
-        _read(name),
+    pool = _read(name)
+    splits = split(
+        TASKS.build(task, pool),
         train_size=train_size,
         test_size=test_size,
         val_fraction=val_fraction,
@@ -76,6 +82,8 @@ def load_data(
         standardize=standardize,
         seed=seed,
     )
+    # a network of some classes has outputs for all, so that tasks can share it
+    return replace(splits, num_classes=int(pool.targets.max()) + 1)
 
 
 def _read(name: str) -> Pool:
