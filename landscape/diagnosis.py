@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from landscape.doctor import NOTE, OK, PROBLEM
 from landscape.monitors import sign_coherence_by_chance
 from landscape.store import Store
-from landscape.units import distinct_units
+from landscape.units import distinct_units, unit_rows
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +34,7 @@ EDGE = (1.1, 3.0)  # sharpness over threshold, half of the measured steps above 
 TURN = (-0.3, -0.7)  # median cosine between updates in the last half
 COHERENT = 0.6  # sign coherence of a layer, where chance gives much less
 LARGE_BATCH, NOISY = 10.0, 0.03  # batch over noise scale
+_STILL = 0.95  # share of updates that are exactly zero
 _FEW = 20  # steps that say nothing yet of how a training went
 
 
@@ -120,6 +121,12 @@ def _initial_loss(record: Record) -> Iterator[Symptom]:
 def _loss(record: Record) -> Iterator[Symptom]:
     loss, steps = _of(record.training, "loss"), record.training["step"].values
     figure = "training-learning-curves"
+    # a loss that is not a number while its gradient is one was not returned: a batch was skipped, or optimized by hand
+    known = ~(np.isnan(loss) & np.isfinite(_of(record.training, "gradient_norm")))
+    if not known.any():
+        yield Symptom("loss", NOTE, "training_step returned none, so that no loss is known by step")
+        return
+    loss, steps = loss[known], steps[known]
     broken = ~np.isfinite(loss)
     if broken.any():
         at = int(steps[broken][0])
@@ -189,18 +196,23 @@ def _shares(record: Record) -> Iterator[Symptom]:
     for name, check, limits, advice in kinds:
         if not record.training.sizes.get("flow_step") or not record.training.sizes.get("activation"):
             return
-        last = _of(record.training, name)[-1]
-        if not np.isfinite(last).any():
+        shares = _of(record.training, name)
+        rows = np.flatnonzero(np.isfinite(shares).any(1))  # after too few examples there is none
+        if not len(rows):
             continue
+        last = shares[rows[-1]]
         worst = int(np.nanargmax(last))
         place = str(record.training["activation"].values[worst])
-        step = int(record.training["flow_step"].values[-1])
+        step = int(record.training["flow_step"].values[rows[-1]])
         words = f"{last[worst]:.0%} after {place!r}, {np.nanmean(last):.0%} over all layers, at step {step}"
         yield _graded(check, float(last[worst]), limits, words, f"; {advice}", "training-lost-units")
 
 
 def _updates(record: Record) -> Iterator[Symptom]:
     ratios = _of(record.training, "update_ratio")
+    if (ratios == 0).mean() > _STILL:
+        yield Symptom("size of updates", PROBLEM, "most weights do not move at all: no learning rate, or no gradient")
+        return
     usable = np.where(np.isfinite(ratios) & (ratios > 0), ratios, np.nan)
     known = np.isfinite(usable).any(0)
     if not known.any():
@@ -249,13 +261,11 @@ def _symmetry(record: Record) -> Iterator[Symptom]:
     if record.trajectory is None or not record.trajectory.sizes.get("snapshot"):
         return
     theta = torch.from_numpy(record.trajectory["theta"].values[-1].astype(np.float64))
-    shares, start = {}, 0
-    for name, shape in _shapes(record.trajectory).items():
-        size = math.prod(shape)
-        if len(shape) > 1 and shape[0] > 1:
-            rows = theta[start : start + size].reshape(shape[0], -1)
-            shares[name] = distinct_units(rows) / len(rows)
-        start += size
+    shapes = _shapes(record.trajectory)
+    parts = theta.split([math.prod(shape) for shape in shapes.values()])
+    named = {name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+    weights = {name: rows for name, rows in unit_rows(named).items() if len(rows) > 1 and name.endswith("weight")}
+    shares = {name: distinct_units(rows) / len(rows) for name, rows in weights.items()}
     if not shares:
         return
     worst = min(shares, key=lambda name: shares[name])

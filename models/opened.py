@@ -152,7 +152,8 @@ class Run:
             MissingError: If nothing was.
         """
         if not self.store.has("training"):
-            raise MissingError(f"{self.folder} has no training.h5: it was imported, or has not begun to train")
+            state = "its weights were imported" if self.config is None else "run the same train command to finish it"
+            raise MissingError(f"{self.folder} has no training.h5 yet: {state}")
         if self.config is None:
             return recorded(self.store)
         data, asked = self.data(), self.config.batch_size

@@ -39,9 +39,14 @@ def read_watches(text: str) -> list[Watch]:
             "package.module/Class".
 
     Raises:
-        ValueError: If a probe or a field is unknown, a value does not fit, or a schedule is none.
+        ValueError: If a probe or a field is unknown, a value does not fit, a schedule is none, or a probe is there
+            twice.
     """
-    return [] if text == "none" else [_read(word) for word in text.split("+")]
+    watches = [] if text == "none" else [_read(word) for word in text.split("+")]
+    for watch in watches:
+        if watches.count(watch) > 1:
+            raise ValueError(f"probes has {type(watch.probe).__name__} twice with the same fields; ask it once")
+    return watches
 
 
 def _read(word: str) -> Watch:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from landscape import Objective, Store
 from landscape.callbacks import ProbeEvery, TrainingDynamics
 from landscape.callbacks.rows import dataset_of, record_of
+from landscape.diagnosis import Record, diagnose
 from landscape.moments import Moments
 from landscape.parameters import ParameterLayout
 from landscape.probes import Spectrum, Stability, SubspaceOverlap
@@ -513,3 +514,95 @@ def test_an_error_in_a_watched_step_lets_go_of_the_module(tmp_path):
         fit(tmp_path, TrainingDynamics(tmp_path, flow_every=1), module=module)
     assert not any(part._forward_hooks for part in module.modules())
     assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_dead_units_are_found_at_the_default_schedule_within_two_looks(tmp_path):
+    """A layer that dies after the first step: no later pass has a unit that fires."""
+
+    class Dying(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+        def training_step(self, batch):
+            if self.calls == 1:
+                self.body[0].bias.data.fill_(-1e4)
+            return super().training_step(batch)
+
+    torch.manual_seed(0)
+    made = trainer(TrainingDynamics(tmp_path, flow_every=4), epochs=4)
+    many = DataLoader(dataset(300), batch_size=100, shuffle=False)
+    made.fit(Dying(), many, loader(shuffle=False))
+    training = Store(tmp_path).read("training")
+    assert training["flow_step"].values.tolist() == [1, 4, 8, 12]
+    assert training["dead_share"].values[:, 0].tolist()[1:] == [1, 1, 1]
+    assert training["dead_share"].values[0, 0] < 1
+
+
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+def test_a_batch_that_is_skipped_leaves_nothing_behind(tmp_path):
+    class Skipping(Foreign):
+        def training_step(self, batch):
+            loss = super().training_step(batch)
+            return None if self.calls % 2 else loss
+
+    fit(tmp_path, TrainingDynamics(tmp_path, flow_every=1), module=Skipping())
+    assert not torch.overrides._get_current_function_mode_stack()
+    training = Store(tmp_path).read("training")
+    assert training["activation"].values.tolist() == ["body.0 relu"]
+    assert np.isnan(training["loss"]).values.tolist() == [True, False] * 4 + [True]  # Lightning steps all the same
+    found = {symptom.check: symptom.status for symptom in diagnose(Record(training))}
+    assert found["loss"] == "ok"
+
+
+def test_a_compiled_function_is_not_watched(tmp_path):
+    class Compiled(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.body.inner = torch.compile(lambda x: x, backend="eager")
+
+    with pytest.warns(UserWarning, match="compiled, so what flows through it is not recorded"):
+        fit(tmp_path, TrainingDynamics(tmp_path, flow_every=1), module=Compiled())
+    assert "flow_step" not in Store(tmp_path).read("training").dims
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_finished_training_goes_on_from_its_checkpoint(tmp_path):
+    options = {"shuffle": False, "enable_checkpointing": True}
+    _, made = fit(tmp_path, TrainingDynamics(tmp_path), epochs=2, **options)
+    made.save_checkpoint(tmp_path / "end.ckpt", weights_only=False)
+    with pytest.raises(ValueError, match="already holds a finished training.h5"):
+        fit(tmp_path, TrainingDynamics(tmp_path), epochs=2, **options)
+    fit(tmp_path, TrainingDynamics(tmp_path), epochs=4, ckpt_path=tmp_path / "end.ckpt", **options)
+    training = Store(tmp_path).read("training")
+    assert training["step"].values.tolist() == list(range(1, 13)) and training.sizes["epoch"] == 4
+
+
+def test_half_precision_is_recorded(tmp_path):
+    class Half(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    fit(tmp_path, TrainingDynamics(tmp_path, flow_every=2), module=Half(), precision="bf16-true")
+    training = Store(tmp_path).read("training")
+    assert training.sizes["step"] == 9 and np.isfinite(training["update_ratio"]).all()
+
+
+def test_two_updates_in_one_batch_are_one_row(tmp_path):
+    class ByHand(Foreign):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch):
+            for _ in range(2):
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(F.cross_entropy(self.body(batch[0]), batch[1]))
+                optimizer.step()
+
+    fit(tmp_path, TrainingDynamics(tmp_path), module=ByHand())
+    training = Store(tmp_path).read("training")
+    assert training["step"].values.tolist() == list(range(2, 19, 2))
+    assert np.isnan(training["loss"]).all() and (training["update_ratio"] > 0).all()

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from landscape.monitors import BINS, Flow, ParameterPath, depth_slope, sign_coherence, sign_coherence_by_chance
-from landscape.monitors.statistics import WINDOW, Silence, dormant_share, histogram, saturated_share
+from landscape.monitors.statistics import Silence, dormant_share, histogram, saturated_share
 
 
 def watched(network: nn.Module, inputs: torch.Tensor, loss=lambda output: output.square().mean()) -> tuple[Flow, dict]:
@@ -95,7 +95,7 @@ def test_activations_are_found_without_modules():
 
     flow, seen = watched(Plain(), normal(5, 3))
     assert flow.activations == ["one tanh", "one sigmoid", "two relu", "two gelu"]
-    assert np.isnan(seen["dead_share"]).tolist() == [True, True, False, True]
+    assert list(flow.silence) == ["two relu"]
     assert np.isnan(seen["saturated_share"]).tolist() == [False, False, True, True]
 
 
@@ -122,25 +122,43 @@ def test_attention_and_sequences():
     assert flow.silence["linear1 relu"].silent.shape == (16,)  # units are the last axis after a linear layer
 
 
-@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 5), (6, 4, 5, 5)])
+@pytest.mark.parametrize("shape", [(64, 4), (64, 4, 5), (64, 4, 5, 5)])
 def test_dead_units_are_those_that_are_silent_for_all_examples(shape):
     layer = {2: nn.Linear(3, 4), 3: nn.Conv1d(3, 4, 1), 4: nn.Conv2d(3, 4, 1)}[len(shape)]
     layer.weight.data.fill_(0.1)
     layer.bias.data = torch.tensor([1.0, -100.0, 1.0, -100.0])
     network = nn.Sequential(layer, nn.ReLU())
     x = normal(shape[0], 3, *shape[2:])
-    _, seen = watched(network, x)
-    assert seen["dead_share"][0] == 0.5 == seen["dormant_share"][0]
+    flow, seen = watched(network, x)
+    assert flow.dead_shares()[0] == 0.5 == seen["dormant_share"][0]
     layer.bias.data.fill_(1.0)
-    assert watched(network, x)[1]["dead_share"][0] == 0
+    assert watched(network, x)[0].dead_shares()[0] == 0
 
 
-def test_a_unit_that_fires_once_in_a_thousand_examples_is_not_dead():
-    silence = Silence(torch.zeros(3, dtype=torch.int64))
-    assert silence.look_at(torch.tensor([1.0, 0.0, 0.0]), 128) == pytest.approx(2 / 3)
-    assert silence.look_at(torch.tensor([0.0, 0.0, 1.0]), 128) == pytest.approx(1 / 3)
-    later = [silence.look_at(torch.zeros(3), 128).item() for _ in range(WINDOW // 128)]
-    assert later == pytest.approx([1 / 3] * (WINDOW // 128 - 2) + [2 / 3, 1])
+def test_a_unit_is_dead_that_is_silent_in_all_batches_of_a_round():
+    silence = Silence(torch.ones(3, dtype=torch.bool))
+    silence.look_at(torch.tensor([1.0, 0.0, 0.0]), 32)
+    assert math.isnan(silence.dead_share)  # so few examples tell nothing
+    silence.look_at(torch.tensor([0.0, 0.0, 0.0]), 96)
+    assert silence.dead_share == pytest.approx(2 / 3)
+    silence.look_at(torch.tensor([0.0, 0.0, 1.0]), 128)
+    assert silence.dead_share == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("case", ["permuted", "transposed"])
+def test_units_are_found_after_a_transposition(case):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv1d(3, 4, 1) if case == "permuted" else nn.Linear(3, 4)
+            self.layer.bias.data = torch.tensor([100.0, -100.0, 100.0, -100.0])
+
+        def forward(self, x):
+            turned = self.layer(x if case == "permuted" else x.transpose(1, 2)).transpose(1, 2)
+            return torch.relu(turned)
+
+    flow, _ = watched(Turned(), normal(70, 3, 6))
+    assert flow.dead_shares()[0] == 0.5
 
 
 def test_saturation_is_where_the_derivative_vanishes():

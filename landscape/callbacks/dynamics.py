@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from landscape.callbacks.answers import restore_training, restore_trajectory, training_of, trajectory_of
@@ -108,12 +109,12 @@ class TrainingDynamics(Recording):
             self._record_epoch(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: the last chord of the path, and for how long units have been silent."""
+        """Return what a checkpoint keeps: the last point and chord of the path."""
         if not self._begun:
             return {}
         self._measure()
-        silence = {} if self._flow is None else self._flow.state_dict()
-        return {"last": self._path.last, "chord": self._path.chord, "silence": silence}
+        self._close_flow()
+        return {"last": self._path.last, "chord": self._path.chord}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
@@ -161,16 +162,18 @@ class TrainingDynamics(Recording):
         """Measure the update that was made, if one was."""
         if not self._begun:
             return
-        self._losses.append(_loss_of(outputs, self._device))
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):  # of a batch that was skipped, or optimized by hand, there is none
+            self._losses.append(loss.detach().float())
         step = trainer.global_step  # a chain of properties; looked at once a batch
+        if self._flow is not None:
+            self._flow.after_batch(trainer, step, self.log)
         if step == self._step:
             return
         self._step = step
-        if self._pending and self._pending["step"] == self._step:
-            self._record(trainer, self._pending)
+        if self._pending:  # of several updates in one batch, made by hand, the row is that of the last
+            self._record(trainer, {**self._pending, "step": step})
         self._losses.clear()
-        if self._flow is not None:
-            self._flow.after_update(trainer, step, self.log)
         if self._moments.at_step(self._step):
             self._snapshot(trainer)
 
@@ -194,6 +197,7 @@ class TrainingDynamics(Recording):
         if not self._begun:
             return
         self._finished_epoch = trainer.current_epoch
+        self._close_flow()
         self._record_epoch(trainer)
         if self._moments.at_epoch(trainer.current_epoch + 1):
             self._snapshot(trainer, epochs=trainer.current_epoch + 1)
@@ -232,8 +236,9 @@ class TrainingDynamics(Recording):
             self._snapshot(trainer)
         self._begin_path()
         is_watched = self.flow_every and can_be_watched(module)
-        silence = self._remembered.get("silence", {})
-        self._flow = FlowWatch(module, self.flow_every, self._training, silence) if is_watched else None
+        self._flow = FlowWatch(module, self.flow_every, self._training) if is_watched else None
+        if self.flow_every and not is_watched:
+            rank_zero_warn("the module is compiled, so what flows through it is not recorded (flow_every)")
 
     def _begin_path(self) -> None:
         start = self._trajectory.table("snapshot").get("theta")
@@ -274,7 +279,8 @@ class TrainingDynamics(Recording):
     def _record(self, trainer: pl.Trainer, row: dict[str, Any]) -> None:
         """Remember where an update has led; what that means is measured for several updates together."""
         parts = trainer.accumulate_grad_batches
-        row["loss"] = self._losses[0] if parts == 1 else torch.stack(self._losses).mean() * parts
+        known = self._losses or [torch.full((), torch.nan, device=self._device)]
+        row["loss"] = known[0] if parts == 1 else torch.stack(known).mean() * parts
         row["after"] = self._position()
         self._pending = {}
         self._block.append(row)
@@ -309,6 +315,10 @@ class TrainingDynamics(Recording):
         for index, step in enumerate(columns["step"].tolist()):
             if step % every == 0:
                 log_numbers(self._trainer, step, {n: column[index] for n, column in shown.items()}, self._layers)
+
+    def _close_flow(self) -> None:
+        if self._flow is not None:
+            self._flow.close(self._trainer if self.log else None)
 
     def _flush(self) -> None:
         self._measure()
@@ -345,6 +355,7 @@ class TrainingDynamics(Recording):
         self._snapshot(trainer)
 
     def _seal(self, finished: bool) -> None:
+        self._close_flow()
         self._flush()
         every = {"every": self.every, "flow_every": self.flow_every}
         about = {"finished": finished, **every, **provenance(self._device)}
@@ -364,13 +375,8 @@ class TrainingDynamics(Recording):
 
 def _norms(tensors: list[Tensor]) -> Tensor:
     """Euclidean norm of each tensor: (L,)."""
-    return torch.stack(torch._foreach_norm(tensors))
-
-
-def _loss_of(outputs: Any, device: torch.device) -> Tensor:
-    """The loss a step returned; NaN where it returned none."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return loss.detach().float() if isinstance(loss, Tensor) else torch.tensor(torch.nan, device=device)
+    norms = torch.stack(torch._foreach_norm(tensors))
+    return norms.float() if norms.dtype in (torch.float16, torch.bfloat16) else norms
 
 
 def _column(values: list[Any]) -> Tensor:

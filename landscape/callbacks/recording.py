@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import xarray as xr
@@ -24,6 +25,7 @@ class Recording(pl.Callback, ABC):
         self._name = name
         self._held = ExitStack()
         self._begun = False
+        self._continues = False
 
     @property
     def state_key(self) -> str:
@@ -31,10 +33,10 @@ class Recording(pl.Callback, ABC):
         return f"{type(self).__name__}:{self._name}"
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what cannot be recorded before any compute, and lock the folder.
+        """Refuse a strategy that cannot be recorded before any compute, and lock the folder.
 
         Raises:
-            ValueError: If the folder holds a finished training that this one does not continue.
+            ValueError: If the strategy cuts parameters into pieces.
         """
         if stage != "fit" or not trainer.is_global_zero:
             return
@@ -44,13 +46,28 @@ class Recording(pl.Callback, ABC):
                 f"{type(trainer.strategy).__name__} cuts them into pieces; leave it out or choose another strategy"
             )
         self._store = Store(self.out)
-        starts_anew = not trainer.ckpt_path and trainer.global_step == 0
-        if starts_anew and self._store.has(self._name) and self._store.read(self._name).attrs["finished"]:
+        self._continues = trainer.global_step > 0
+        self._held.enter_context(self._store.lock())
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note that this training goes on from a checkpoint."""
+        self._continues = True
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to write over what is finished, before any compute.
+
+        Raises:
+            ValueError: If the folder holds a finished training that this one does not continue.
+        """
+        if not trainer.is_global_zero or self._continues:
+            return
+        if self._store.has(self._name) and self._store.read(self._name).attrs["finished"]:
             raise ValueError(
                 f"{self.out} already holds a finished {self._name}.h5; choose another folder, remove the file, "
                 "or go on with trainer.fit(..., ckpt_path=...)"
             )
-        self._held.enter_context(self._store.lock())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin, or go on where a checkpoint stands."""

@@ -15,24 +15,25 @@ from torch import Tensor, nn
 from landscape.callbacks.answers import flow_of
 from landscape.callbacks.loggers import log_numbers
 from landscape.callbacks.rows import Rows
-from landscape.monitors import Flow, sign_coherence
+from landscape.monitors import WINDOW, Flow, sign_coherence
 
 
 class FlowWatch:
     """Watches the first batch of every so-many-th update, and writes a row of the table "flow" for each.
 
+    Which units are dead is told from the batches that follow too, until 256 examples have been looked at or the epoch
+    ends.
+
     Args:
         module: What is watched.
         every: Updates from one watched one to the next; the first is watched too.
         rows: Where rows are written, and what earlier ones say of the places.
-        state: What a checkpoint kept of `state_dict`.
     """
 
-    def __init__(self, module: nn.Module, every: int, rows: Rows, state: dict[str, Any]) -> None:
+    def __init__(self, module: nn.Module, every: int, rows: Rows) -> None:
         self.every = every
         self._rows = rows
         self._flow = Flow(module)
-        self._flow.load_state_dict(state)
         self._row: dict[str, Any] = {}
         self._watched = 0
         places = rows.blocks("places")
@@ -41,8 +42,10 @@ class FlowWatch:
             self._flow.settle(json.loads(block["names"]))
 
     def before_batch(self, step: int) -> None:
-        """Watch the pass that comes, if it is the first of an update that is to be looked at."""
-        if (step == 1 or step % self.every == 0) and not self._row and self._watched != step:
+        """Watch the pass that comes, if it is the first of an update that is due, or more examples are needed."""
+        if self._row:
+            self._flow.start(whole=False)
+        elif (step == 1 or step % self.every == 0) and self._watched != step:
             self._watched = step
             self._flow.start()
 
@@ -52,7 +55,9 @@ class FlowWatch:
 
     def after_backward(self, factor: float) -> None:
         """Keep what was seen; the factor makes gradients those of the loss of the batch."""
-        if self._flow.begun:
+        if self._row:
+            self._flow.stop()
+        elif self._flow.begun:
             self._row = self._flow.finish()
             self._row["backpropagated_norm"] *= factor
             self._row["backpropagated_variance"] *= factor**2
@@ -68,27 +73,31 @@ class FlowWatch:
             name: torch.stack([value.float().cpu() for value in values]).numpy() for name, values in found.items()
         }
 
-    def after_update(self, trainer: pl.Trainer, step: int, log: bool) -> None:
-        """Write the row of an update that was watched."""
-        if not self._row:
+    def after_batch(self, trainer: pl.Trainer, step: int, log: bool) -> None:
+        """Let go of a pass that had no backward one; write the row once enough examples have been looked at."""
+        self._flow.stop()
+        if self._row and "sign_coherence" in self._row and step >= self._watched:
+            is_due = (step + 1) % self.every == 0
+            if self._flow.looked_at >= WINDOW or is_due:
+                self.close(trainer if log else None)
+
+    def close(self, log_to: pl.Trainer | None = None) -> None:
+        """Write the row that is being made, also before enough examples have been looked at."""
+        if not self._row or "sign_coherence" not in self._row:
             return
-        at = np.array([step])
+        row, at = {**self._row, "dead_share": self._flow.dead_shares()}, np.array([self._watched])
+        self._row = {}
         if not self._has_places:
             self._has_places = True
             self._rows.append("places", {"step": at, "names": json.dumps(self._flow.places)}, sync=False)
-        columns = {name: values[None] for name, values in self._row.items()}
-        self._rows.append("flow", {"step": at, **columns}, sync=False)
-        for places in (self._flow.layers, self._flow.activations) if log else ():
-            log_numbers(trainer, step, self._row, places)
-        self._row = {}
+        self._rows.append("flow", {"step": at, **{name: values[None] for name, values in row.items()}}, sync=False)
+        if log_to is not None:
+            for places in (self._flow.layers, self._flow.activations):
+                log_numbers(log_to, self._watched, row, places)
 
     def stop(self) -> None:
         """Let go of the module, also in the middle of a pass."""
         self._flow.stop()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
-        return self._flow.state_dict()
 
     def answer(self, layers: list[str]) -> xr.Dataset:
         """Put together what was written, for the weights of these names."""
@@ -96,5 +105,10 @@ class FlowWatch:
 
 
 def can_be_watched(module: nn.Module) -> bool:
-    """Whether hooks see what flows: not in a compiled module."""
-    return not any(type(part).__name__ == "OptimizedModule" for part in module.modules())
+    """Whether hooks see what flows and change nothing: not where any part is compiled, itself or a function of it."""
+    return not any(
+        type(part).__name__ == "OptimizedModule"
+        or getattr(part, "_compiled_call_impl", None) is not None
+        or any(hasattr(value, "_torchdynamo_orig_callable") for value in vars(part).values())
+        for part in module.modules()
+    )

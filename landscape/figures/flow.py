@@ -148,6 +148,8 @@ def activation_histograms(training: xr.Dataset) -> Figure:
 def _ridges(ax: Axes, answer: xr.Dataset) -> None:
     """One filled line a step, each raised by one above the one before."""
     steps = answer["flow_step"].values
+    ends = finite([*answer["histogram_low"].values, *answer["histogram_high"].values])
+    least = 0.01 * (np.ptp(ends) if ends.size and np.ptp(ends) > 0 else 1.0)  # outputs that are all equal are a line
     colours = colormaps["viridis"](np.linspace(0, 0.85, len(steps)))
     for row, (step, colour) in enumerate(zip(steps, colours, strict=True)):
         one = answer.sel(flow_step=step)
@@ -155,7 +157,8 @@ def _ridges(ax: Axes, answer: xr.Dataset) -> None:
         shares = one["histogram"].values.astype(float)
         if not np.isfinite([low, high]).all() or not finite(shares).size:
             continue
-        edges = np.linspace(low, high, len(shares) + 1)
+        edges = np.linspace(low, max(high, low + least), len(shares) + 1)
+        shares = np.full(len(shares), shares.max()) if high - low < least else shares
         ridge = 0.9 * np.sqrt(shares / max(shares.max(), 1e-12))
         ax.stairs(ridge + row, edges, baseline=row, fill=True, color=colour)
     ax.set_yticks(range(len(steps)), [number(step) for step in steps], fontsize=5.5)

@@ -24,6 +24,7 @@ from landscape.figures.style import (
     told_apart,
 )
 
+_HIGHEST = 3.0  # tail index that is drawn; above 2 it has no meaning but chance
 _SURROGATE = 1.96  # standard deviations of the surrogate that are shaded
 
 
@@ -132,11 +133,13 @@ def _line(ax: Axes, steps: np.ndarray, values: np.ndarray, colour: str) -> None:
 def _tails(ax: Axes, answer: xr.Dataset) -> None:
     steps = answer["step"].values
     mean, deviation = answer["tail_index_gaussian"].values, answer["tail_index_gaussian_deviation"].values
-    band = _SURROGATE * deviation
-    ax.fill_between(steps, mean - band, mean + band, color="0.8", linewidth=0, label="Gaussian noise", gid="surrogate")
+    reach = _SURROGATE * deviation / mean**2  # of 1/alpha, which is what is estimated, and finite
+    low, high = 1 / (1 / mean + reach), 1 / np.maximum(1 / mean - reach, 1 / _HIGHEST)
+    ax.fill_between(steps, low, high, color="0.8", linewidth=0, label="Gaussian noise", gid="surrogate")
     ax.plot(steps, answer["tail_index"].values, color=BLUE, marker="o", markersize=2.5, label="by coordinate")
     ax.plot(steps, answer["pooled_tail_index"].values, color=VERMILLION, linewidth=0.8, label="pooled")
     pooled = answer["pooled_tail_index_gaussian"].values
     ax.plot(steps, pooled, color=GREY, linestyle=":", linewidth=0.9, label="pooled, Gaussian")
+    ax.set_ylim(top=min(ax.get_ylim()[1], _HIGHEST))
     ax.set_ylabel("Tail index")
     legend_above(ax, columns=2)

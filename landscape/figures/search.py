@@ -57,7 +57,8 @@ def learning_rate_range(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure
     ax.set_ylabel("Loss (nats)")
     legend_above(ax, columns=3)
     seeds = answer.sizes["seed"]
-    values = ", ".join(f"{name} {number(round_to(answer[name].item()))}" for name in _MARKS)
+    known = {name: answer[name].item() for name in _MARKS if np.isfinite(answer[name].item())}
+    values = ", ".join(f"{name} {number(round_to(value))}" for name, value in known.items())
     note(ax, [f"mean over {seeds} seeds" if seeds > 1 else "", f"{values} (suggested: a tenth of lowest)"])
     return figure_of(ax)
 

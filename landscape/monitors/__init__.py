@@ -2,6 +2,6 @@
 
 from landscape.monitors.flow import Flow
 from landscape.monitors.path import ParameterPath
-from landscape.monitors.statistics import BINS, depth_slope, sign_coherence, sign_coherence_by_chance
+from landscape.monitors.statistics import BINS, WINDOW, depth_slope, sign_coherence, sign_coherence_by_chance
 
-__all__ = ["BINS", "Flow", "ParameterPath", "depth_slope", "sign_coherence", "sign_coherence_by_chance"]
+__all__ = ["BINS", "WINDOW", "Flow", "ParameterPath", "depth_slope", "sign_coherence", "sign_coherence_by_chance"]

@@ -44,7 +44,6 @@ _OF_ACTIVATION = (
     "activation_mean",
     "activation_variance",
     "saturated_share",
-    "dead_share",
     "dormant_share",
     "histogram_low",
     "histogram_high",
@@ -63,7 +62,7 @@ class Flow:
         layers: Names of the layers, in the order of `nn.Module.named_modules`.
         activations: Names of the activations that were met in the first pass, in order; later ones are left out.
         depth: By layer, its turn in the pass, from 0.
-        silence: By activation with a zero side, how long its units have been silent.
+        silence: By activation with a zero side, which of its units have been silent in the passes of this round.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -78,6 +77,7 @@ class Flow:
         self._handles: list[Any] = []
         self._mode: _Calls | None = None
         self._seen: dict[str, dict[str, Tensor]] = {}
+        self._is_whole = True
         self._forget()
 
     @property
@@ -85,9 +85,18 @@ class Flow:
         """Whether a pass is being watched."""
         return bool(self._handles)
 
-    def start(self) -> None:
-        """Watch from now on."""
+    @property
+    def looked_at(self) -> int:
+        """Examples of this round that tell which units are silent; infinite where there is nothing to tell."""
+        return min((silence.seen for silence in self.silence.values()), default=2**62)
+
+    def start(self, whole: bool = True) -> None:
+        """Watch from now on: all of a pass, as the first of a new round, or only which units are silent in another."""
+        self.stop()
         self._forget()
+        self._is_whole = whole
+        if whole:
+            self.silence.clear()
         for name, part in self._modules.items():
             self._handles.append(part.register_forward_hook(self._hook(name)))
         self._mode = _Calls(self._on_activation)
@@ -106,13 +115,19 @@ class Flow:
             handle.remove()
         self._handles.clear()
 
+    def dead_shares(self) -> np.ndarray:
+        """End the round: by activation (A,), the share of units that were silent in all of its passes."""
+        found = [self.silence[name].dead_share if name in self.silence else np.nan for name in self.activations]
+        self.silence.clear()
+        return np.array(found, np.float32)
+
     def finish(self) -> dict[str, np.ndarray]:
-        """Let go of the module and return what was seen.
+        """Let go of the module and return what was seen in a whole pass.
 
         Returns:
             By layer (L,): output_mean, output_variance, backpropagated_norm (Euclidean, of the batch),
             backpropagated_variance (of its entries). By activation (A,): activation_mean,
-            activation_variance, saturated_share, dead_share, dormant_share, histogram_low, histogram_high, and
+            activation_variance, saturated_share, dormant_share, histogram_low, histogram_high, and
             histogram (A, 40). NaN where something was not met.
         """
         self.stop()
@@ -136,25 +151,20 @@ class Flow:
         self.activations, self._settled = list(places["activations"]), True
         self.depth = {name: turn for turn, name in enumerate(places["by_depth"])}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps: for how long units have been silent."""
-        return {name: {"silent": s.silent, "seen": s.seen} for name, s in self.silence.items()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
-        self.silence = {name: Silence(**state) for name, state in state_dict.items()}
-
     def _forget(self) -> None:
         self._seen = {}
         self._counts: dict[str, int] = {}
-        self._last, self._last_is_linear = "input", False
+        self._last, self._axis, self._units = "input", 1, 0
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
         def on_output(part: nn.Module, inputs: Any, output: Any) -> None:
             tensor = next((t for t in tree_leaves(output) if isinstance(t, Tensor)), None)
             if self._mode is None or name in self._seen or tensor is None or not torch.is_grad_enabled():
                 return
-            self._last, self._last_is_linear = name, isinstance(part, nn.Linear)
+            self._last, self._axis = name, -1 if isinstance(part, nn.Linear) else 1
+            self._units = tensor.shape[self._axis] if tensor.ndim > 1 else 0
+            if not self._is_whole:
+                return
             if not self._settled:
                 self.depth.setdefault(name, len(self.depth))
             with torch.no_grad():
@@ -175,26 +185,28 @@ class Flow:
                 return
             self.activations.append(name)
         output = output.detach()
+        magnitudes = unit_magnitudes(output, self._unit_axis(output)) if output.ndim > 1 else None
+        if magnitudes is not None and kind in CAN_DIE:
+            self._look_for_silence(name, magnitudes, len(output))
+        if not self._is_whole:
+            return
         mean, variance = moments(output)
         shares, low, high = histogram(output)
         seen = {"activation_mean": mean, "activation_variance": variance, "histogram": shares}
         seen |= {"histogram_low": low, "histogram_high": high, "saturated_share": saturated_share(kind, output)}
-        if output.ndim > 1:
-            seen |= self._of_units(name, kind, output)
-        self._seen[name] = seen
+        self._seen[name] = seen | ({} if magnitudes is None else {"dormant_share": dormant_share(magnitudes)})
 
-    def _of_units(self, name: str, kind: str, output: Tensor) -> dict[str, Tensor]:
-        """Channels come second, but for linear layers that map the last of several axes."""
-        magnitudes = unit_magnitudes(output, -1 if self._last_is_linear else 1)
-        found = {"dormant_share": dormant_share(magnitudes)}
-        if kind in CAN_DIE:
-            silence = self.silence.get(name)
-            if silence is None or silence.silent.shape != magnitudes.shape:
-                silence = Silence(torch.zeros_like(magnitudes, dtype=torch.int64))
-            silence.silent = silence.silent.to(magnitudes.device)
-            self.silence[name] = silence
-            found["dead_share"] = silence.look_at(magnitudes, len(output))
-        return found
+    def _unit_axis(self, output: Tensor) -> int:
+        """The axis of the units: that of the layer before, or after a transposition the one of the same length."""
+        if self._units in (0, output.shape[self._axis]):
+            return self._axis
+        return next((axis for axis in range(1, output.ndim) if output.shape[axis] == self._units), self._axis)
+
+    def _look_for_silence(self, name: str, magnitudes: Tensor, examples: int) -> None:
+        silence = self.silence.get(name)
+        if silence is None or silence.silent.shape != magnitudes.shape:
+            silence = self.silence[name] = Silence(torch.ones_like(magnitudes, dtype=torch.bool))
+        silence.look_at(magnitudes, examples)
 
 
 class _Calls(TorchFunctionMode):

@@ -13,7 +13,8 @@ from torch import Tensor
 BINS = 40
 SATURATION = 0.97  # of the range of tanh; of sigmoid, whose range is (0, 1), 0.985 and 0.015 are the same places
 DORMANT = 0.025  # of the mean over units, tau of Sokar et al.
-WINDOW = 1024  # examples without an output above zero after which a unit counts as dead
+WINDOW = 256  # examples that are looked at to tell which units are dead
+_FEWEST = 64  # examples that tell nothing yet
 _MOST_VALUES = 4096  # of a histogram; it is taken of every so many values of a larger tensor
 
 CAN_DIE = ("relu", "relu6")
@@ -57,24 +58,25 @@ def unit_magnitudes(values: Tensor, axis: int) -> Tensor:
 
 @dataclass
 class Silence:
-    """For how many examples in a row each unit of a layer has given nothing but zero.
+    """Which units of a layer have given nothing but zero for the examples of a few batches in a row.
 
     Attributes:
-        silent: (units,) examples since the last one with an output other than zero.
+        silent: (units,) whether there was no other output yet.
         seen: Examples that were looked at.
     """
 
     silent: Tensor
     seen: int = 0
 
-    def look_at(self, magnitudes: Tensor, examples: int) -> Tensor:
-        """Take in the mean magnitudes (units,) of a batch; return the share of units that are dead.
-
-        Dead is what has been silent for the last 1,024 examples, or for all where fewer were seen.
-        """
-        self.silent = torch.where(magnitudes > 0, 0, self.silent + examples)
+    def look_at(self, magnitudes: Tensor, examples: int) -> None:
+        """Take in the mean magnitudes (units,) of a batch."""
+        self.silent = self.silent & ~(magnitudes > 0)
         self.seen += examples
-        return (self.silent >= min(WINDOW, self.seen)).float().mean()
+
+    @property
+    def dead_share(self) -> float:
+        """Share of units that were silent throughout; NaN for fewer than 64 examples."""
+        return self.silent.float().mean().item() if self.seen >= _FEWEST else math.nan
 
 
 def histogram(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

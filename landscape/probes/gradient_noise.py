@@ -28,7 +28,9 @@ class GradientNoise:
     """Noise of mini-batch gradients against the full gradient: noise scale, signal-to-noise by layer, tail index.
 
     The examples are cut at random into mini-batches; their gradients, taken in one pass with BatchNorm and dropout as
-    the objective has them, are compared with the gradient over all of them.
+    the objective has them, are compared with the gradient over all of them. The 95% interval of the noise is Student's
+    over mini-batches: on linear regression it held in 88% of 400 seeds with 4 of them, in 93% with 8, and in nearly all
+    with 64, where they are made of all examples and the noise is known better than it says.
 
     Attributes:
         batches: How many mini-batches.
@@ -53,6 +55,8 @@ class GradientNoise:
         for name, least in (("batches", 4), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.tails and self.batches < 8:
+            raise ValueError(f"a tail index needs 8 batches or more, got {self.batches}; ask for more, or tails=False.")
         if self.minibatch is not None and self.minibatch < 1:
             raise ValueError(f"minibatch must be at least 1 example, got {self.minibatch}.")
 

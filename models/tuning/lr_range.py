@@ -30,7 +30,7 @@ class LrRange:
     """Train from fresh weights while the learning rate rises from a start to an end by equal factors.
 
     Attributes:
-        config: Everything else; its own rate, schedule and epochs do not count.
+        config: Everything else; its own rate, schedule, epochs, early stopping, averages and probes do not count.
         start: First learning rate.
         end: Last one.
         steps: At least so many optimizer updates, made up to whole epochs.
@@ -109,6 +109,11 @@ class LrRange:
             warmup=0,
             epochs=math.ceil(self.steps / math.ceil(size / batch)),
             snapshots="none",
+            probes="none",
+            early_stopping=0,
+            keep_best=False,
+            average="none",
+            keep_average=False,
         )
         return [replace(rising, seed=self.config.seed + number) for number in range(self.seeds)]
 

@@ -14,6 +14,7 @@ import xarray as xr
 
 from landscape.diagnosis import diagnose
 from landscape.doctor import NOTE, OK, PROBLEM
+from landscape.normalization import recalibrate
 from landscape.store import Store
 from models.config import RunConfig
 from models.opened import open_run
@@ -137,6 +138,9 @@ class _Work:
         from models.training import Training, measure
 
         training = Training(replace(self.given, **WITHOUT))
+        inputs = training.data.train.inputs[:1024].to(training.device)
+        network = training.network.to(training.device).eval()
+        recalibrate(network, lambda: network(inputs))  # BatchNorm has no statistics of its own yet
         loss = measure(training.network, training.data.train, training.module.loss)[0]
         expected = math.log(training.data.num_classes)
         away = abs(loss - expected) / expected

@@ -83,7 +83,8 @@ class Range:
         if count < 2:
             raise ValueError(f"needs at least 2 values in a range, got {count}; write one value without a range")
         values = (np.geomspace if self.log else np.linspace)(self.low, self.high, count)
-        return Choices(tuple(round(v) if self.whole else float(f"{v:.4g}") for v in values.tolist()))
+        rounded = (round(v) if self.whole else float(f"{v:.4g}") for v in values.tolist())
+        return Choices(tuple(dict.fromkeys(rounded)))  # whole numbers may coincide
 
 
 @dataclass(frozen=True)

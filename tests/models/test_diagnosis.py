@@ -36,6 +36,7 @@ FAULTS = {
     "saturated outputs": ({"activation": "tanh", "init": "normal:1.0"}, "problem", "after 'hidden. tanh'"),
     "size of updates": ({"lr": 3.0}, "problem", "smaller learning rate"),
     "size of updates ": ({"lr": 1e-6}, "problem", "larger learning rate"),
+    "size of updates  ": ({"optimizer": "gd", "batch_size": "all", "lr": 1e-30}, "problem", "do not move at all"),
     "direction of updates": (
         {"optimizer": "gd", "batch_size": "all", "lr": 0.6, "epochs": 60},
         "problem",

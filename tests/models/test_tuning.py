@@ -6,15 +6,18 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
+from torch.nn import functional as F
 
 from landscape import Store
 from models.run import RunConfig
+from models.training import Training
 from models.tuning import LrRange, Recipe, Search, Space, best_trials, recipe
 from models.tuning import lr_range as ranges
 from models.tuning.proposals import Proposals, importances
@@ -39,6 +42,7 @@ def test_reading_choices_and_ranges():
     assert read_dimension("lr", "1e-4..1e-1", float | None) == Range(1e-4, 1e-1)
     assert read_dimension("momentum", "uniform:0..0.9", float | None) == Range(0.0, 0.9, log=False)
     assert read_dimension("width", "4..64/3", int | None) == Choices((4, 16, 64))
+    assert read_dimension("width", "1..4/8", int | None) == Choices((1, 2, 3, 4))
     assert read_dimension("optimizer", "sgd;adam:amsgrad=true,eps=1e-6", str).values == (
         "sgd",
         "adam:amsgrad=true,eps=1e-6",
@@ -213,6 +217,8 @@ def test_the_range_test_trains_over_the_range(tmp_path):
     answer = test(tmp_path)
     rates = answer["learning_rate"].values
     assert (len(rates), rates[0], rates[-1]) == (40, pytest.approx(1e-4), pytest.approx(10))
+    watched = LrRange(replace(test.config, early_stopping=1, keep_best=True, probes="symmetry"), 1e-4, 10, 40)
+    assert [(c.early_stopping, c.keep_best, c.probes) for c in watched.configs()] == [(0, False, "none")]
     assert np.diff(np.log(rates)) == pytest.approx(np.log(1e5) / 39)
     assert answer["loss"].shape == (2, 40) and not np.array_equal(*answer["loss"].values)
     assert test(tmp_path).equals(answer)
@@ -252,6 +258,14 @@ def test_the_recipe_says_what_is_wrong(tmp_path, short):
     assert steps[1].status == "problem" and "lr too low" in steps[1].advice
     with pytest.raises(ValueError, match="val_fraction above 0"):
         Recipe(RunConfig(val_fraction=0.0))
+
+
+def test_batch_norm_is_measured_with_statistics_of_its_own(tmp_path, short):
+    config = RunConfig(data="digits", train_size=256, model="resnet", depth=8, width=8, init="he-normal")
+    training = Training(config)
+    loss = F.cross_entropy(training.network.train()(training.data.train.inputs), training.data.train.targets).item()
+    step = recipe._Work(config, tmp_path, "serial").initial_loss()
+    assert float(step.found.split()[1]) == pytest.approx(loss, rel=0.1)
 
 
 def test_the_command_that_it_ends_with_makes_the_same_run():

@@ -39,6 +39,8 @@ def test_reading():
         ("stability:tol=small", "probe 'stability': tol: "),
         ("stability:every=often", "a schedule is"),
         ("gradient-noise:batches=1", "batches must be at least 4"),
+        ("gradient-noise:batches=6", "needs 8 batches or more"),
+        ("symmetry+symmetry:every=epochs:1", "probes has Symmetry twice"),
         ("", "unknown probe ''"),
     ],
 )
