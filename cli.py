@@ -611,7 +611,10 @@ class RaceCommand(GroupedCommand):
 @cli.command(cls=RaceCommand)
 @click.option("--list", "as_list", is_flag=True, help="List the toys, with their options and sources.")
 @click.option(
-    "--formats", default="png,html,gif", help="Of its figures, as for `figure`; mp4 needs ffmpeg. Several by commas."
+    "--format",
+    "formats",
+    default="png,html,gif",
+    help="Of its figures, as for `figure`; mp4 needs ffmpeg. Several by commas.",
 )
 @click.option("--out", type=RUN, default=Path("results/race"), help="Folder for the answer and its figures.")
 @json_option

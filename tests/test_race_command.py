@@ -22,19 +22,19 @@ def call(*arguments: object, code: int = 0) -> Result:
 
 def test_a_race_is_stored_drawn_and_printed_and_not_run_again(tmp_path: Path):
     asked = ("--optimizers", "sgd,momentum:form=ema,adadelta@1", "--lr", 0.01, "--steps", 800, "--out", tmp_path)
-    printed = call(*asked, "--formats", "png").output
+    printed = call(*asked, "--format", "png").output
     (path,) = tmp_path.glob("race-*.h5")
     row = next(line.split() for line in printed.splitlines() if line.startswith("sgd"))
     assert row[:3] == ["sgd", "0.01", "698"] and row[-1] == "no"
     assert {p.name.removeprefix(path.stem) for p in (tmp_path / "figures").iterdir()} == {"-paths.png", "-losses.png"}
     before = path.stat().st_mtime_ns
-    assert call(*asked, "--formats", "png").output == printed and path.stat().st_mtime_ns == before
+    assert call(*asked, "--format", "png").output == printed and path.stat().st_mtime_ns == before
     answer = Store(tmp_path).read(path)
     assert answer.attrs["torch"] and answer["optimizer"].values.tolist() == ["sgd", "momentum:form=ema", "adadelta@1"]
 
 
 def test_the_other_races(tmp_path: Path):
-    out = ("--out", tmp_path, "--formats", "png")
+    out = ("--out", tmp_path, "--format", "png")
     swept = call("--sweep", "--lr", "0.1,1", "--optimizers", "sgd,adam", "--steps", 100, *out).output
     assert "lr 0.1" in swept and "steps-by-rate.png" in swept
     ends = json.loads(call("--toy", "tanh", "--starts", 10, "--optimizers", "gd@0.5", *out, "--json").output)
@@ -56,7 +56,7 @@ def test_the_list_shows_every_toy(tmp_path: Path):
         (("--toy", "sadle"), "unknown toy 'sadle'; did you mean 'saddle'"),
         (("--optimizers", "sgdd"), "unknown optimizer 'sgdd'"),
         (("--lr", "0.1,0.2"), "expected one learning rate, got 2; --sweep races with each of them"),
-        (("--formats", "bmpp"), "expected figure formats among"),
+        (("--format", "bmpp"), "expected figure formats among"),
         (("--lr", "-1"), "needs lr >= 0, got -1.0"),
     ],
 )
@@ -66,7 +66,7 @@ def test_mistakes_leave_nothing_behind(arguments: tuple[str, ...], message: str,
 
 
 def test_a_race_is_no_run(tmp_path: Path):
-    call("--optimizers", "sgd", "--steps", 5, "--formats", "png", "--out", tmp_path / "race")
+    call("--optimizers", "sgd", "--steps", 5, "--format", "png", "--out", tmp_path / "race")
     listed = CliRunner().invoke(cli, ["list", str(tmp_path)]).output
     assert "no runs" in listed
     report = CliRunner().invoke(cli, ["report", str(tmp_path), "--out", str(tmp_path / "report.html")])
