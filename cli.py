@@ -972,21 +972,21 @@ def tune() -> None:
 
 
 @tune.command("lr", cls=ConfigCommand)
-@click.option("--start", default=1e-5, help="First learning rate.")
-@click.option("--end", default=10.0, help="Last learning rate.")
+@click.option("--lowest", default=1e-5, help="First learning rate.")
+@click.option("--highest", default=10.0, help="Last learning rate.")
 @click.option("--steps", default=200, help="At least so many optimizer updates.")
 @click.option("--seeds", default=1, help="Trainings to average over.")
 @click.option("--out", type=RUN, required=True, help="Folder of the answer and of its runs.")
 @executor_option
 @json_option
 def tune_lr(
-    start: float, end: float, steps: int, seeds: int, out: Path, executor: str, as_json: bool, **factors: Any
+    lowest: float, highest: float, steps: int, seeds: int, out: Path, executor: str, as_json: bool, **factors: Any
 ) -> None:
     """Range test: the loss while the learning rate rises by equal factors."""
     from models.config import RunConfig
     from models.tuning import LrRange
 
-    test = LrRange(RunConfig(**factors), start, end, steps, seeds)
+    test = LrRange(RunConfig(**factors), lowest, highest, steps, seeds)
     with progress_bar(out.name) as progress:
         answer = test(out, executor, progress)
     found = scalars(answer)

@@ -583,3 +583,22 @@ def test_a_damaged_answer_keeps_no_other_from_being_drawn(own: Path):
     assert "not drawn" in result.stderr and "slice-0" in result.stderr
     assert list((own / "figures").glob("training-*.png"))
     assert "damaged" in call("list", own.parent).stdout
+
+
+def commands_of(group, path=()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands_of(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), list(commands_of(cli)), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_no_command_has_two_options_of_one_name(name, command):
+    options = [option for p in command.get_params(click.Context(command)) for option in (*p.opts, *p.secondary_opts)]
+    names = [p.name for p in command.get_params(click.Context(command))]
+    assert len(set(options)) == len(options) and len(set(names)) == len(names)

@@ -31,8 +31,8 @@ class LrRange:
 
     Attributes:
         config: Everything else; its own rate, schedule, epochs, early stopping, averages and probes do not count.
-        start: First learning rate.
-        end: Last one.
+        lowest: First learning rate.
+        highest: Last one.
         steps: At least so many optimizer updates, made up to whole epochs.
         seeds: Trainings from this many seeds, beginning with that of the configuration; their losses are averaged.
 
@@ -41,8 +41,8 @@ class LrRange:
     """
 
     config: RunConfig
-    start: float = 1e-5
-    end: float = 10.0
+    lowest: float = 1e-5
+    highest: float = 10.0
     steps: int = 200
     seeds: int = 1
 
@@ -52,10 +52,8 @@ class LrRange:
         Raises:
             ValueError: If the rates do not rise from above zero, or a number is too small.
         """
-        if not 0 < self.start < self.end < math.inf:
-            raise ValueError(
-                f"the learning rate must rise from a start above 0 to an end, got {self.start:g} to {self.end:g}"
-            )
+        if not 0 < self.lowest < self.highest < math.inf:
+            raise ValueError(f"the learning rate must rise from above 0, got {self.lowest:g} to {self.highest:g}")
         for name, least in (("steps", 20), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -103,9 +101,9 @@ class LrRange:
         batch = size if self.config.batch_size == "all" else min(self.config.batch_size, size)
         rising = replace(
             self.config,
-            lr=self.end,
+            lr=self.highest,
             lr_scaling="none",
-            schedule=f"exponential:start={self.start / self.end!r},end=1.0",
+            schedule=f"exponential:start={self.lowest / self.highest!r},end=1.0",
             warmup=0,
             epochs=math.ceil(self.steps / math.ceil(size / batch)),
             snapshots="none",

@@ -223,7 +223,7 @@ def test_the_range_test_trains_over_the_range(tmp_path):
     assert answer["loss"].shape == (2, 40) and not np.array_equal(*answer["loss"].values)
     assert test(tmp_path).equals(answer)
     for fields, message in (
-        ({"start": 0}, "must rise"),
+        ({"lowest": 0}, "must rise"),
         ({"steps": 5}, "steps must be"),
         ({"seeds": 0}, "seeds must be"),
     ):
