@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 from difflib import get_close_matches
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from landscape.fields import parse
 
@@ -62,15 +62,21 @@ class Registry(dict[str, Callable[..., Any]]):
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def check(self, name: str, options: dict[str, Any]) -> None:
-        """Refuse options that a choice does not take.
+        """Refuse options that a choice does not take, and words that an option does not know.
 
         Raises:
-            ValueError: If the name or an option is unknown; the message lists what is taken.
+            ValueError: If the name, an option or a word is unknown; the message lists what is taken.
         """
         taken = self.options(name)
         if strange := sorted(set(options) - set(taken)):
             listed = ", ".join(taken) or "none"
             raise ValueError(f"{self.kind} {name!r} takes no option {', '.join(strange)}; it takes: {listed}")
+        hints = typing.get_type_hints(self[name]) if options else {}
+        for option, value in options.items():
+            words = typing.get_args(hints.get(option)) if typing.get_origin(hints.get(option)) is Literal else ()
+            if words and value not in words:
+                listed = " or ".join(map(str, words))
+                raise ValueError(f"{self.kind} {name!r}: {option} must be {listed}, got {value!r}")
 
     def read(self, text: str) -> tuple[str, dict[str, Any]]:
         """Read a choice that is written with its options.
@@ -91,7 +97,8 @@ class Registry(dict[str, Callable[..., Any]]):
         for position, word in enumerate(written.split(",") if colon else []):
             option, _, value = word.rpartition("=")
             option = option or next(islice(taken, position, None), word)
-            self.check(name, {option: value})
+            if option not in taken:
+                self.check(name, {option: value})
             if option in given:
                 raise ValueError(f"{self.kind} {text!r} gives {option} twice")
             given[option] = self._value(name, option, value)

@@ -572,3 +572,8 @@ def test_pairs_of_steps_shrink():
     """Negative control of `run`: the toy is one that descent solves."""
     losses = [loss_of(torch.from_numpy(theta)).item() for theta in run("sgd", rates=[0.1] * 50)]
     assert all(later < earlier for earlier, later in pairwise(losses))
+
+
+def test_a_form_that_is_not_known_is_refused_from_python_too():
+    with pytest.raises(ValueError, match="optimizer 'nadam': form must be torch or constant, got 'dozat'"):
+        build_optimizer("nadam", [torch.nn.Parameter(torch.zeros(2))], 0.1, 0.0, form="dozat")
