@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,7 +43,7 @@ def recalibrated_buffers(model: nn.Module) -> list[str]:
     return [".".join(filter(None, (p, b))) for p in prefixes for b in ("running_mean", "running_var")]
 
 
-def recalibrate(model: nn.Module, run: Callable[[], Any]) -> None:
+def recalibrate(model: nn.Module, run: Callable[[], Any], still: Container[nn.Module] = ()) -> None:
     """Set the running statistics of every BatchNorm layer to those of the data, at the model's parameters.
 
     Each layer's mean and variance are pooled in float64 over all examples by the law of total variance, with
@@ -53,8 +53,9 @@ def recalibrate(model: nn.Module, run: Callable[[], Any]) -> None:
     Args:
         model: The model; parameters stay as they are.
         run: Runs the model once over the whole data.
+        still: Layers that keep their statistics, and normalize by them.
     """
-    layers = batch_norms(model)
+    layers = [layer for layer in batch_norms(model) if layer not in still]
     pooled = {layer: _Moments() for layer in layers}
     handles = [layer.register_forward_pre_hook(lambda m, inputs: pooled[m].add(inputs[0])) for layer in layers]
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from landscape.normalization import batch_norms
 from models.averaging import WeightAverage
 from models.normalization import settle_statistics
+from models.transfer.freezing import frozen_norms
 
 
 class AveragedWeights(pl.Callback):
@@ -21,13 +22,15 @@ class AveragedWeights(pl.Callback):
 
     Args:
         average: What enters, and with which share.
+        freeze: Which part of the network is frozen, as `RunConfig.freeze` writes it; its statistics stay.
 
     Attributes:
         count: How many weights have entered.
     """
 
-    def __init__(self, average: WeightAverage) -> None:
+    def __init__(self, average: WeightAverage, freeze: str = "none") -> None:
         self._average = average
+        self._freeze = freeze
         self._mean: list[Tensor] = []
         self._step = 0
         self.count = 0
@@ -60,7 +63,7 @@ class AveragedWeights(pl.Callback):
         """Return a copy of the trained network at the average; where nothing has entered, at its own weights.
 
         Statistics of BatchNorm belong to the weights they were collected under, so they are measured again on the
-        training set.
+        training set, but for those of frozen layers.
 
         Args:
             trained: The network that was averaged.
@@ -72,7 +75,8 @@ class AveragedWeights(pl.Callback):
             for weight, mean in zip(_trainable(averaged), self._mean, strict=bool(self._mean)):
                 weight.copy_(mean)
         if self._mean and batch_norms(averaged):
-            settle_statistics(averaged, inputs.to(next(averaged.parameters()).device), batch_size)
+            there = inputs.to(next(averaged.parameters()).device)
+            settle_statistics(averaged, there, batch_size, frozen_norms(averaged, self._freeze))
         return averaged
 
     def state_dict(self) -> dict[str, Any]:

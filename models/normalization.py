@@ -8,6 +8,7 @@ affine map by its running statistics, and under the policy "batch" it uses the s
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import Literal
 
 import torch
@@ -235,7 +236,9 @@ def exact_norms(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in batch_norms(model) if layer.momentum is None]
 
 
-def settle_statistics(network: nn.Module, inputs: Tensor, batch_size: int = 1024) -> None:
+def settle_statistics(
+    network: nn.Module, inputs: Tensor, batch_size: int = 1024, still: Container[nn.Module] = ()
+) -> None:
     """Replace the running statistics of `exact_norms` by those of the training set, at the parameters as they are.
 
     Mean and variance are pooled in float64 over all inputs (see `landscape.normalization.recalibrate`): exact for the
@@ -245,10 +248,11 @@ def settle_statistics(network: nn.Module, inputs: Tensor, batch_size: int = 1024
         network: Inputs (N, ...) -> anything.
         inputs: (N, ...) the training set.
         batch_size: Examples evaluated at a time.
+        still: Layers that keep their statistics.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    recalibrate(network, lambda: [network(batch) for batch in inputs.split(batch_size)])
+    recalibrate(network, lambda: [network(batch) for batch in inputs.split(batch_size)], still)
     for module, mode in modes.items():
         module.training = mode
     for layer in exact_norms(network):

@@ -79,7 +79,7 @@ class Training:
         movable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self._optimizer()(movable)  # settings that it refuses fail here, before anything is written
         average = make_average(config.average)
-        self.averaged = AveragedWeights(average) if average else None
+        self.averaged = AveragedWeights(average, config.freeze) if average else None
         self.module = Classifier(
             self.network,
             self._optimizer(),

@@ -22,6 +22,7 @@ from models.registry import Registry
 from models.schedules import SCHEDULES, cycle_ends
 from models.seeds import derived_seed
 from models.stochastic import drawing, stochastic_modules
+from models.transfer.freezing import frozen_norms
 
 MEMBERS = Registry("members")
 """Functions `(run, *, options)`: a list of `Member`, from one run."""
@@ -137,7 +138,8 @@ def _network_at(run: Run, position: int) -> nn.Module:
         for name, values in zip(layout["names"], theta.split(sizes), strict=True):
             parameters[name].copy_(values.view_as(parameters[name]))
     if batch_norms(network):
-        settle_statistics(network, run.data().train.inputs)
+        still = frozen_norms(network, run.config.freeze) if run.config else ()
+        settle_statistics(network, run.data().train.inputs, still=still)
     return network
 
 

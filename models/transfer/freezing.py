@@ -10,7 +10,7 @@ from models.transfer.start import classifier_of, in_classifier
 
 
 def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
-    """Let parameters and running statistics stay as they are, bit for bit.
+    """Let parameters stay as they are, bit for bit, and tell which running statistics are to.
 
     Args:
         network: Changed in place: frozen parameters require no gradient.
@@ -22,7 +22,7 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     Raises:
         ValueError: If a word begins no name, or nothing would be left to train.
     """
-    words = () if pattern == "none" else tuple(word.strip() for word in pattern.split(","))
+    words = _words(pattern)
     named = dict(network.named_parameters())
     for word in words:
         if word != "trunk" and not any(_begins(name, word) for name in [*named, *dict(network.named_buffers())]):
@@ -33,6 +33,12 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
         parameter.requires_grad_(not _matches(name, words, head))
     if not any(parameter.requires_grad for parameter in named.values()):
         raise ValueError(f"freeze {pattern!r} leaves no parameter to train; leave a part out")
+    return frozen_norms(network, pattern)
+
+
+def frozen_norms(network: nn.Module, pattern: str) -> list[nn.Module]:
+    """List the layers with running statistics that `freeze` leaves as they are; the network stays unchanged."""
+    words, head = _words(pattern), classifier_of(network)
     return [m for name, m in network.named_modules() if hasattr(m, "running_mean") and _matches(name, words, head)]
 
 
@@ -49,6 +55,10 @@ def parameter_groups(network: nn.Module, lr: float, trunk_lr: float) -> list[Any
     parts = [[p for name, p in trainable.items() if (name in head) is inside] for inside in (True, False)]
     groups = [{"params": part, "lr": rate} for part, rate in zip(parts, (lr, lr * trunk_lr), strict=True)]
     return [group for group in groups if group["params"]]
+
+
+def _words(pattern: str) -> tuple[str, ...]:
+    return () if pattern == "none" else tuple(word.strip() for word in pattern.split(","))
 
 
 def _matches(name: str, words: tuple[str, ...], head: str) -> bool:

@@ -14,6 +14,8 @@ from landscape.store import MissingError, Store
 from landscape.weights import load_weights, save_weights
 from models.architectures import build_model
 from models.data import Examples, load_data
+from models.ensembles.members import MEMBERS
+from models.opened import AVERAGE_FILE
 from models.planes import directions_of
 from models.run import RunConfig, open_run, train
 from models.transfer.anchors import (
@@ -105,6 +107,19 @@ def test_what_is_frozen_moves_by_no_bit(base, tmp_path):
     assert same == {name for name in old if not name.startswith("head")}
     moved = {name for name in old if not torch.equal(old[name], free[name])}
     assert any("running_mean" in name for name in moved) and any("running_mean" in name for name in same)
+
+
+def test_frozen_statistics_stay_in_averages_too(base, tmp_path):
+    config = replace(TINY, start=str(base), average="ema:0.9", snapshots="epochs:1")
+    train(replace(config, freeze="block1"), tmp_path / "frozen")
+    train(config, tmp_path / "free")
+    old = weights_of(base)
+    frozen, free = (load_weights(tmp_path / name / AVERAGE_FILE)[0] for name in ("frozen", "free"))
+    first, second = "block1.norm.running_mean", "block2.norm.running_mean"
+    assert torch.equal(old[first], frozen[first]) and not torch.equal(old[second], frozen[second])
+    assert not torch.equal(old[first], free[first])
+    members = MEMBERS.build("snapshots:2,moments=kept", open_run(tmp_path / "frozen"))
+    assert all(torch.equal(member.build().block1.norm.running_mean, old[first]) for member in members)
 
 
 def test_the_trajectory_of_a_frozen_run_lies_in_the_whole_space(base, tmp_path):
