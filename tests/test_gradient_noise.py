@@ -128,7 +128,7 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ValueError, match="64 mini-batches of 1 need 64 examples, there are 48"):
         GradientNoise()(regression())
     weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
-    x, y = torch.randn(N, 3, dtype=torch.float64), torch.randint(4, (N,))
+    x, y = torch.randn(N, 3, generator=seeded(0), dtype=torch.float64), torch.arange(N) * 4 // N
     with pytest.raises(ValueError, match="depends on how the data is cut"):
         GradientNoise(batches=8)(Objective(nn.Linear(3, 4).double(), (x, y), loss=weighted))
     whole = Objective(nn.Linear(5, 3), Uncut(), step=lambda model, b: F.cross_entropy(model(b["inputs"]), b["targets"]))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from scipy.stats import kstest
 from torch.nn import functional as F
 
+from cli import cli
 from landscape import Store
 from models.run import RunConfig
 from models.training import Training
@@ -23,7 +25,6 @@ from models.tuning import lr_range as ranges
 from models.tuning.proposals import Proposals, importances
 from models.tuning.space import Choices, Range, read_dimension
 from models.tuning.trials import run_trials
-from tests.commands import landscape
 
 pytest.importorskip("optuna", reason="needs the extra [tune]")
 
@@ -241,7 +242,7 @@ def short(monkeypatch):
 
 
 def test_the_recipe_goes_through_seven_steps_and_goes_on(tmp_path, short):
-    config = RunConfig(data="digits", train_size=400, batch_size=40, model="mlp", width=32, lr=0.1)
+    config = RunConfig(data="digits", train_size=300, batch_size=30, model="mlp", width=32, lr=0.1)
     seen = []
     steps, best = Recipe(config)(tmp_path, tell=seen.append)
     assert [step.number for step in steps] == list(range(1, 8)) and steps == seen
@@ -252,10 +253,11 @@ def test_the_recipe_goes_through_seven_steps_and_goes_on(tmp_path, short):
 
 
 def test_the_recipe_says_what_is_wrong(tmp_path, short):
-    bad = RunConfig(data="digits", train_size=200, batch_size=40, model="mlp", depth=4, init="normal:1.0", lr=1e-6)
-    steps, _ = Recipe(bad)(tmp_path)
-    assert steps[0].status == "problem" and "smaller weights" in steps[0].advice
-    assert steps[1].status == "problem" and "lr too low" in steps[1].advice
+    bad = RunConfig(data="digits", train_size=100, batch_size=20, model="mlp", depth=3, init="normal:1.0", lr=1e-6)
+    work = recipe._Work(bad, tmp_path, "serial")
+    first, second = work.initial_loss(), work.few_batches()
+    assert first.status == "problem" and "smaller weights" in first.advice
+    assert second.status == "problem" and "lr too low" in second.advice
     with pytest.raises(ValueError, match="val_fraction above 0"):
         Recipe(RunConfig(val_fraction=0.0))
 
@@ -276,19 +278,22 @@ def test_the_command_that_it_ends_with_makes_the_same_run():
     assert "--epochs" not in words
 
 
+def call(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == code, result.output
+    return result
+
+
 def flags(**more: str) -> list[str]:
     return [word for name, text in {**SMALL, **more}.items() for word in (f"--{name.replace('_', '-')}", text)]
 
 
 def test_commands(tmp_path: Path):
     out = str(tmp_path)
-    grid = landscape("tune", "grid", *flags(lr="0.1,0.2"), "--out", out, "--json")
+    grid = call("tune", "grid", *flags(lr="0.1,0.2"), "--out", out, "--json")
     assert [row["status"] for row in json.loads(grid.stdout)["trials"]] == ["finished"] * 2
-    drawn = landscape("tune", "random", *flags(lr="0.1..0.2"), "--trials", "2", "--out", out)
-    assert "objective" in drawn.stdout
-    test = landscape("tune", "lr", *flags(), "--steps", "20", "--out", out, "--json")
+    assert "objective" in call("tune", "random", *flags(lr="0.1..0.2"), "--trials", "2", "--out", out).stdout
+    test = call("tune", "lr", *flags(), "--steps", "20", "--out", out, "--json")
     assert json.loads(test.stdout)["suggested"] > 0
-    listed = landscape("figure", out, "--format", "png")
-    assert "3 files" in listed.stdout
-    wrong = landscape("tune", "grid", *flags(lr="0.1"), "--out", out)
-    assert wrong.returncode == 3 and "nothing varies" in wrong.stderr
+    assert "3 files" in call("figure", out, "--format", "png").stdout
+    assert "nothing varies" in call("tune", "grid", *flags(lr="0.1"), "--out", out, code=3).output
