@@ -287,8 +287,8 @@ def train(out: Path, as_json: bool, **factors: Any) -> None:
     multiple=True,
     default=("none",),
     metavar="METHOD",
-    help="none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE, distill:STRENGTH, freeze:NAMES, or joint (all classes "
-    "so far at once); may be given several times.",
+    help="none, anchors (l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE, distill:STRENGTH, several joined by +), "
+    "freeze:NAMES, or joint (all classes so far at once); may be given several times.",
 )
 @click.option("--seeds", help="Several seeds by commas; that of the configuration if left out.")
 @click.option("--out", type=RUN, required=True, help="Folder of the answer and of every training.")

@@ -24,7 +24,7 @@ from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_l
 from models.registry import unknown
 from models.regularization import REGULARIZERS, check_regularization
 from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
-from models.transfer.anchors import ANCHORS, check_anchor
+from models.transfer.anchors import ANCHORS, anchor_names, check_anchor
 from models.watching import read_watches
 
 _ARCHITECTURE_OPTIONS = ("width", "depth", "norm", "activation", "skip", "heads", "patch")
@@ -75,7 +75,8 @@ class RunConfig:
             block1,block2; running statistics of frozen norms stay too.
         trunk_lr: Factor on the learning rate of everything but the last classifier.
         anchor: What keeps a run near its start: none, l2-sp:STRENGTH, ewc:STRENGTH, rehearsal:SHARE or
-            distill:STRENGTH.
+            distill:STRENGTH, several joined by +. Its penalty is trained on and logged, but probes ask about the loss
+            of the data alone.
         teacher: Folder of a finished run whose outputs distill matches; start if none.
         optimizer: sgd, gd, momentum, nesterov, adagrad, adadelta, rmsprop, adam, adamw, nadam, radam, lion, newton or
             saddle-free-newton, alone or with options, as in momentum:form=ema or adam:amsgrad=true.
@@ -213,9 +214,9 @@ class RunConfig:
         for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
-        for registry in (REGULARIZERS, AUGMENTATIONS):
+        for registry in (REGULARIZERS, AUGMENTATIONS, ANCHORS):
             object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
-        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES, ANCHORS, TASKS):
+        for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES, TASKS):
             object.__setattr__(self, registry.kind, registry.write(*registry.read(getattr(self, registry.kind))))
 
     def _of_optimizer(self) -> dict[str, Any]:
@@ -361,11 +362,12 @@ def _check_transfer(config: RunConfig) -> None:
     """Refuse what needs a run to start from without one, and what cannot go together."""
     check_task(config.task)
     check_anchor(config.anchor)
-    anchor = ANCHORS.read(config.anchor)[0]
-    if config.teacher is not None and anchor != "distill":
+    names = anchor_names(config.anchor)
+    if config.teacher is not None and "distill" not in names:
         raise ValueError(f"teacher is only for anchor distill, got anchor {config.anchor!r}; write distill:1")
-    if anchor != "none" and config.start is None and config.teacher is None:
-        other = ", or teacher" if anchor == "distill" else ""
+    known = {name: config.start or (config.teacher if name == "distill" else None) for name in names}
+    if lost := [name for name, folder in known.items() if folder is None]:
+        other = ", or teacher" if lost[0] == "distill" else ""
         raise ValueError(f"anchor {config.anchor!r} needs start{other}: the folder of the run to stay near to")
     if config.trunk_lr == 0:
         raise ValueError("trunk_lr must be above 0; write freeze trunk to keep everything but the classifier")

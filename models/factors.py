@@ -51,7 +51,7 @@ _OPENING = """\
 
 Written by `landscape factors --markdown` from the code; a test fails where it is not up to date. A choice with options
 is written `name:option=value,option=value`, or by position, `name:value`; what is left out has the default below.
-Regularizations and augmentations are joined by `+`.
+Regularizations, augmentations and anchors are joined by `+`.
 """
 
 

@@ -45,7 +45,7 @@ from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
 from models.seeds import derived_seed
-from models.transfer.anchors import ANCHORS, Anchor
+from models.transfer.anchors import Anchor, make_anchor
 from models.transfer.beginning import Beginning
 from models.transfer.freezing import freeze, parameter_groups
 from models.watching import read_watches
@@ -161,8 +161,8 @@ class Training:
 
     def _anchor(self) -> Anchor:
         """Build what the network is kept near to, on its device."""
-        name = ANCHORS.read(self.config.anchor)[0]
-        return Anchor() if name == "none" else ANCHORS.build(self.config.anchor, self.beginning.memory(self.device))
+        anchor = self.config.anchor
+        return Anchor() if anchor == "none" else make_anchor(anchor, self.beginning.memory(self.device))
 
     def _rules(self) -> GradientRules:
         c = self.config

@@ -35,7 +35,7 @@ def accuracy_matrices(answer: xr.Dataset) -> Figure:
         answer: accuracy over (strategy, seed, after, task).
     """
     names = [clean(name) for name in answer["strategy"].values]
-    columns = min(len(names), 3)
+    columns = 2 if len(names) == 4 else min(len(names), 3)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(WIDTHS["double"], 0.4 + 2.0 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
@@ -48,6 +48,8 @@ def accuracy_matrices(answer: xr.Dataset) -> Figure:
         panel.set_yticks(ticks, ticks + 1)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
+    for panel in panels[len(names) - columns : len(names)]:
+        panel.tick_params(labelbottom=True)  # also where the row below is not full
     figure.supxlabel("Accuracy on task", fontsize=8)
     figure.supylabel("After task", fontsize=8)
     figure.colorbar(image, ax=list(panels), label="Accuracy (%)")

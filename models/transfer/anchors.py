@@ -59,6 +59,29 @@ class Anchor:
 
 
 @dataclass(frozen=True)
+class Joined(Anchor):
+    """Several at once: examples are added one after the other, penalties are summed.
+
+    Attributes:
+        parts: In the order in which they are written.
+    """
+
+    parts: Sequence[Anchor]
+
+    def extended(self, batch: Examples) -> Examples:
+        """Return the batch with what each adds."""
+        for part in self.parts:
+            batch = part.extended(batch)
+        return batch
+
+    def penalty(self, network: nn.Module, inputs: Tensor, logits: Tensor) -> Tensor | None:
+        """Return the sum of those that there are; None if there are none."""
+        found = [part.penalty(network, inputs, logits) for part in self.parts]
+        penalties = [penalty for penalty in found if penalty is not None]
+        return sum(penalties[1:], penalties[0]) if penalties else None
+
+
+@dataclass(frozen=True)
 class Quadratic(Anchor):
     """strength / 2 sum_k sum_i c_ki (theta_i - theta*_ki)^2.
 
@@ -174,16 +197,17 @@ def none(memory: Memory) -> Anchor:
 
 
 @ANCHORS.register("l2-sp")
-def l2_sp(memory: Memory, *, strength: float) -> Anchor:
+def l2_sp(memory: Memory, *, strength: float, beta: float = 0.0) -> Anchor:
     """Add strength/2 times the squared distance to the weights of the start (Li et al. 2018, L2-SP).
 
-    A classifier that was initialized anew is left out; weight_decay acts on it and on all others.
+    A classifier that begins anew has no such weights: beta/2 times its own squared norm is added. Other than
+    weight_decay, this leaves everything else alone.
     """
     theta = dict(memory.before[0].network.named_parameters())
     one = torch.ones((), device=next(iter(theta.values())).device)
-    return Quadratic(
-        strength, [{name: (one, value.detach()) for name, value in theta.items() if name in memory.copied}]
-    )
+    near = {name: (one, value.detach()) for name, value in theta.items() if name in memory.copied}
+    small = {name: (one, torch.zeros_like(one)) for name in theta if name not in memory.copied}
+    return Joined([Quadratic(strength, [near]), *([Quadratic(beta, [small])] if beta else [])])
 
 
 @ANCHORS.register("ewc")
@@ -221,15 +245,35 @@ def distill(memory: Memory, *, strength: float, temperature: float = 4.0) -> Anc
     return Distillation(strength, temperature, memory.teacher)
 
 
+def anchor_names(text: str) -> list[str]:
+    """Return the names of anchors that are joined by +; none for "none"."""
+    return [name for name, _ in ANCHORS.read_all(text)]
+
+
+def needs_ancestors(text: str) -> bool:
+    """Whether one of the anchors remembers the data of every run before."""
+    return bool({"ewc", "rehearsal"} & set(anchor_names(text)))
+
+
+def make_anchor(text: str, memory: Memory) -> Anchor:
+    """Build the anchors that are joined by +."""
+    return Joined([ANCHORS[name](memory, **options) for name, options in ANCHORS.read_all(text)])
+
+
 def check_anchor(text: str) -> None:
-    """Refuse an anchor that cannot be read, or whose options are out of range.
+    """Refuse anchors that cannot be read, or whose options are out of range.
 
     Raises:
-        ValueError: If the name, an option or a value is not one that can be used.
+        ValueError: If a name, an option or a value is not one that can be used, or a name comes twice.
     """
-    name, options = ANCHORS.read(text)
-    for option, value in options.items():
-        _require(name, option, value)
+    names = anchor_names(text)
+    if "none" in names:
+        raise ValueError(f"anchor 'none' stands alone, got {text!r}; leave it out")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"anchor {twice[0]!r} is there twice in {text!r}; give each once")
+    for name, options in ANCHORS.read_all(text):
+        for option, value in options.items():
+            _require(name, option, value)
 
 
 def _require(name: str, option: str, value: Any) -> None:

@@ -12,8 +12,8 @@ from landscape.weights import digest_tensors
 from models.config import RunConfig
 from models.data import Splits
 from models.opened import open_run
-from models.transfer.anchors import Before, Memory
-from models.transfer.start import Copied, ancestors, start_from
+from models.transfer.anchors import ANCHORS, Before, Memory, anchor_names, needs_ancestors
+from models.transfer.start import Copied, ancestors, require_unchanged_ancestors, start_from
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class Beginning:
             ValueError: If the start has another architecture, or its data or the teacher's classes do not fit.
         """
         copied = None if config.start is None else start_from(network, config, config.start)
-        name = config.anchor.partition(":")[0]
-        if name in ("ewc", "rehearsal"):
+        if needs_ancestors(config.anchor):
+            require_unchanged_ancestors(config.start)
             _require_old_data(config, data)
-        if name == "distill":
+        if copied is not None and not copied.reinitialized:
+            _refuse_idle_beta(config.anchor)
+        if "distill" in anchor_names(config.anchor):
             _require_teacher(config.teacher or str(config.start), network, data)
         return cls(config, copied)
 
@@ -57,14 +59,23 @@ class Beginning:
 
     def memory(self, device: torch.device) -> Memory:
         """Load what an anchor may know, onto a device; of data only what rehearsal and EWC read."""
-        name = self.config.anchor.partition(":")[0]
+        names = anchor_names(self.config.anchor)
         runs = ancestors(self.config.start)
-        if name not in ("ewc", "rehearsal"):
+        if not needs_ancestors(self.config.anchor):
             runs = runs[:1]
         before = [Before(run.model().to(device), run.data().train.to(device)) for run in runs]
         teacher = self.config.teacher or self.config.start
-        network = None if name != "distill" else open_run(str(teacher)).model().to(device)
+        network = None if "distill" not in names else open_run(str(teacher)).model().to(device)
         return Memory(before, () if self.copied is None else self.copied.names, network)
+
+
+def _refuse_idle_beta(anchor: str) -> None:
+    for name, options in ANCHORS.read_all(anchor):
+        if name == "l2-sp" and options.get("beta"):
+            raise ValueError(
+                f"anchor {anchor!r}: beta of l2-sp is for a classifier that begins anew, but all weights were copied; "
+                "leave it out, or give weight_decay"
+            )
 
 
 def _require_old_data(config: RunConfig, data: Splits) -> None:

@@ -49,8 +49,8 @@ class Continual:
     Attributes:
         config: Of every training; its `task`, `start`, `anchor` and `freeze` are set here.
         tasks: Of each training, as `RunConfig.task` writes them, at least 2.
-        methods: none, one of `ANCHORS`, freeze:NAMES (from the second task on), or joint (all tasks so far at once,
-            from scratch, the upper bound; only for tasks that are classes).
+        methods: none, some of `ANCHORS` joined by +, freeze:NAMES (from the second task on), or joint (all
+            tasks so far at once, from scratch, the upper bound; only for tasks that are classes).
         seeds: Of weights and order, each a repetition.
     """
 

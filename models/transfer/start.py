@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from landscape.weights import digest_tensors, load_weights
 from models.config import RunConfig
 from models.opened import Run, open_run
+from models.transfer.anchors import needs_ancestors
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,25 @@ def require_unchanged(config: RunConfig, about: Mapping[str, Any], folder: Path)
         if other is not None and start_digest(other) != about[f"{name}_sha256"]:
             raise ValueError(
                 f"the weights of {other} have changed since {folder} began; restore them, or choose another folder"
+            )
+    if needs_ancestors(config.anchor):
+        require_unchanged_ancestors(config.start)
+
+
+def require_unchanged_ancestors(folder: str | None) -> None:
+    """Refuse a chain of runs, of which an anchor remembers each, if one has other weights than when the next began.
+
+    Raises:
+        MissingError: If one of them is gone.
+        ValueError: If one of them has other weights.
+    """
+    for run in ancestors(folder):
+        if run.config is None or run.config.start is None:
+            continue
+        if start_digest(run.config.start) != run.about["start_sha256"]:
+            raise ValueError(
+                f"the weights of {run.config.start} have changed since {run.folder} began from them, and an anchor "
+                "remembers both; restore them, or train that run again"
             )
 
 

@@ -26,6 +26,7 @@ from models.transfer.anchors import (
     Rehearsal,
     distillation_loss,
     fisher_diagonal,
+    make_anchor,
 )
 from models.transfer.continual import Continual, accuracy_metrics, answer_continual, sequence
 from models.transfer.freezing import freeze, parameter_groups
@@ -64,6 +65,28 @@ def test_a_classifier_of_other_classes_keeps_its_own_weights():
     copied = copy_weights(new, old.state_dict(), "old")
     assert copied.reinitialized == ("head.weight", "head.bias") and classifier_of(new) == "head"
     assert torch.equal(new.hidden1.weight, old.hidden1.weight) and torch.equal(new.head.weight, fresh)
+
+
+def test_a_chain_of_starts_that_changed_is_noticed_where_an_anchor_remembers_it(tmp_path):
+    first = replace(TINY, epochs=0)
+    train(first, tmp_path / "first")
+    train(replace(first, start=str(tmp_path / "first")), tmp_path / "second")
+    third = replace(first, start=str(tmp_path / "second"))
+    train(replace(third, anchor="ewc:1,examples=20"), tmp_path / "before")
+    tensors = weights_of(tmp_path / "first")
+    tensors["head.bias"] += 1
+    save_weights(tmp_path / "first" / "weights.safetensors", tensors)
+    train(replace(third, anchor="l2-sp:1"), tmp_path / "near")  # which remembers the second alone
+    for name in ("before", "after"):
+        with pytest.raises(ValueError, match="have changed since .*second began from them, and an anchor"):
+            train(replace(third, anchor="ewc:1,examples=20"), tmp_path / name)
+    assert not (tmp_path / "after").exists()
+
+
+def test_a_penalty_on_a_new_classifier_needs_one(base, tmp_path):
+    with pytest.raises(ValueError, match="beta of l2-sp is for a classifier that begins anew, but all weights were"):
+        train(replace(TINY, start=str(base), anchor="l2-sp:1,beta=1"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_architecture_is_refused_before_anything_is_written(base, tmp_path):
@@ -191,6 +214,46 @@ def test_the_fisher_diagonal_is_that_of_softmax_regression():
     assert not torch.allclose(torch.einsum("nk,ni->ki", residual**2, x**2) / 37, expected, rtol=0.1)
 
 
+def test_l2_sp_with_coupled_weights_and_a_new_classifier():
+    """The minimum of 1/2 (w - b)' H (w - b) + s/2 |w - c|^2 is (H + s I)^-1 (H b + s c); beta shrinks the head."""
+    draw = torch.Generator().manual_seed(0)
+    root, b, c = (torch.randn(4, *shape, generator=draw, dtype=torch.float64) for shape in ((4,), (), ()))
+    H = root @ root.T + torch.eye(4)
+    network, start = (nn.ModuleDict({"trunk": nn.Linear(4, 1, False), "head": nn.Linear(2, 1, False)}) for _ in "ab")
+    for each in (network, start):
+        each.double().trunk.weight.data.copy_(c)
+    anchor = ANCHORS.build("l2-sp:0.7,beta=0.3", Memory([Before(start, None)], ["trunk.weight"]))
+    target = torch.tensor([2.0, -1.0]).double()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+    for _ in range(2000):
+        optimizer.zero_grad()
+        away = network.trunk.weight[0] - b
+        loss = 0.5 * away @ H @ away + 0.5 * (network.head.weight[0] - target).square().sum()
+        (loss + anchor.penalty(network, None, None)).backward()
+        optimizer.step()
+    wanted = torch.linalg.solve(H + 0.7 * torch.eye(4), H @ b + 0.7 * c)
+    assert torch.allclose(network.trunk.weight[0], wanted, atol=1e-10)
+    assert torch.allclose(network.head.weight[0], target / 1.3, atol=1e-10)
+
+
+def test_anchors_that_are_joined_add_their_penalties_and_examples():
+    start = softmax_regression()
+    old = Examples(torch.ones(8, 3).double(), torch.ones(8, dtype=torch.long))
+    memory = Memory([Before(start, old)], ["weight"], teacher=start)
+    words = ("l2-sp:0.7", "ewc:2", "rehearsal:0.5", "distill:1")
+    network, batch = nn.Linear(3, 4, bias=False).double(), Examples(torch.zeros(6, 3).double(), torch.zeros(6).long())
+    joined = make_anchor("+".join(words), memory)
+    extended = joined.extended(batch)
+    assert len(extended.targets) == 12 and int(extended.targets.sum()) == 6
+    logits = network(extended.inputs)
+    alone = [make_anchor(word, memory).penalty(network, extended.inputs, logits) for word in words]
+    assert alone[2] is None and all(part.detach() > 0 for part in alone if part is not None)
+    total = joined.penalty(network, extended.inputs, logits)
+    assert torch.allclose(total, alone[0] + alone[1] + alone[3], rtol=1e-12)
+    config = RunConfig(start="x", anchor="ewc:strength=2.0,examples=1000+l2-sp:0.7,0")
+    assert config.anchor == "ewc:strength=2.0+l2-sp:strength=0.7"
+
+
 def test_ewc_is_the_joint_solution_where_the_old_loss_is_a_diagonal_quadratic():
     """With inputs of diagonal second moment H, the old loss is H/2 (w - w*)^2 exactly, and so EWC joins both."""
     old_h, new_h = torch.tensor([[2.0, 0.5]]).double(), torch.tensor([[1.0, 3.0]]).double()
@@ -241,7 +304,9 @@ def test_tasks_are_cut_from_the_data():
     assert load_data("digits", task="permuted:0").digest == whole.digest
 
 
-@pytest.mark.parametrize("anchor", ["l2-sp:0.1", "ewc:10,examples=50", "rehearsal:0.5", "distill:1", "none"])
+@pytest.mark.parametrize(
+    "anchor", ["l2-sp:0.1", "ewc:10,examples=50", "rehearsal:0.5", "distill:1", "none", "ewc:10,50+rehearsal:0.5"]
+)
 @pytest.mark.parametrize("sam", [0.0, 0.05])
 def test_resumed_is_uninterrupted(anchor, sam, base, tmp_path):
     config = replace(TINY, start=str(base), anchor=anchor, task="classes:0/1/2", epochs=2, train_size=90, sam=sam)
@@ -268,6 +333,10 @@ def test_resumed_is_uninterrupted(anchor, sam, base, tmp_path):
         ({"anchor": "ewc:-1", "start": "x"}, "'ewc' needs strength of at least 0, got -1"),
         ({"anchor": "rehearsal:1", "start": "x"}, "'rehearsal' needs share between 0 and 1, got 1"),
         ({"anchor": "distill:1,0", "start": "x"}, "'distill' needs temperature above 0, got 0"),
+        ({"anchor": "ewc:1+ewc:2", "start": "x"}, "'ewc' is there twice"),
+        ({"anchor": "ewc:1+none", "start": "x"}, "'none' stands alone"),
+        ({"anchor": "distill:1+l2-sp:1", "teacher": "x"}, "needs start: the folder"),
+        ({"anchor": "l2-sp:1,beta=-1", "start": "x"}, "'l2-sp' needs beta of at least 0, got -1"),
         ({"anchor": "ewd:1"}, "unknown anchor 'ewd'; did you mean 'ewc'"),
         ({"teacher": "x"}, "teacher is only for anchor distill"),
         ({"trunk_lr": 0.0}, "trunk_lr must be above 0"),
