@@ -25,6 +25,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -132,7 +133,7 @@ def with_barriers(answer: xr.Dataset, along: str = "alpha") -> xr.Dataset:
 
     heights = xr.concat(list(measured.values()), dim="metric", coords="minimal", compat="override")
     heights = heights.assign_coords(metric=list(measured))
-    settings = {"input_core_dims": [[along]], "vectorize": True}
+    settings: Any = {"input_core_dims": [[along]], "vectorize": True}
     found = xr.apply_ufunc(all_of, heights, output_core_dims=[["definition"]], **settings)
     places = xr.apply_ufunc(lambda values: peak(alphas.values, values), heights, **settings)
     order = [dim for dim in found.dims if dim not in ("metric", "definition")]
