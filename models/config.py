@@ -107,6 +107,9 @@ class RunConfig:
             the steps, measured beside the weights that are kept.
         keep_average: Keep the average of the weights instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
+        fork_step: Optimizer steps after which the order of examples and all random draws come from fork_seed; until
+            then the run is bit for bit the one without a fork. Never if none.
+        fork_seed: Which of the ways on from the fork.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
         flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
         probes: Probes to ask while training, joined by +, with their fields and how often, as in
@@ -163,6 +166,8 @@ class RunConfig:
     average: str = _in("Training", "none")
     keep_average: bool = _in("Training", False)
     seed: int = _in("Training", 0)
+    fork_step: int | None = _in("Training", None)
+    fork_seed: int = _in("Training", 0)
     snapshots: str = _in("Running", "epochs:1")
     flow_every: int = _in("Running", 50)
     probes: str = _in("Running", "none")
@@ -199,6 +204,8 @@ class RunConfig:
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
         _check_average(self)
+        if self.fork_seed and self.fork_step is None:
+            raise ValueError("fork_seed chooses among the ways on from a fork; give fork_step too, or leave it out")
 
     def _check_layers(self) -> None:
         """Refuse layers and weights that cannot be built, whatever their shape."""
@@ -333,6 +340,7 @@ _WHOLE = {
     "patch": 1,
     "warmup": 0,
 }
+_WHOLE |= {"fork_step": 0, "fork_seed": 0}
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
 _REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
