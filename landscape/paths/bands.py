@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,9 +43,7 @@ class Band:
     descent: Descent
     cycles: int
 
-    def relax(
-        self, curve: Curve, loss: BatchLoss, batches: MiniBatches, losses: Losses
-    ) -> tuple[Curve, Tensor]:
+    def relax(self, curve: Curve, loss: BatchLoss, batches: MiniBatches, losses: Losses) -> tuple[Curve, Tensor]:
         """Let a chain slide down.
 
         Args:
@@ -58,16 +57,14 @@ class Band:
         """
         history = []
         cuts = [self.descent.steps * cycle // self.cycles for cycle in range(self.cycles + 1)]
-        for cycle, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for cycle, (first, last) in enumerate(pairwise(cuts)):
             curve, found = self._slid(curve, loss, batches, first, last)
             history.append(found.mean(dim=1))
             if cycle < self.cycles - 1:
                 curve = refined(curve, _known(losses))
         return curve, torch.cat(history)
 
-    def _slid(
-        self, curve: Curve, loss: BatchLoss, batches: MiniBatches, first: int, last: int
-    ) -> tuple[Curve, Tensor]:
+    def _slid(self, curve: Curve, loss: BatchLoss, batches: MiniBatches, first: int, last: int) -> tuple[Curve, Tensor]:
         ends = curve.points[[0, -1]]
 
         def direction(pivots: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -104,8 +101,12 @@ def tangents(points: Tensor, losses: Tensor) -> Tensor:
     largest, smallest = torch.where(flat, 1.0, largest), torch.where(flat, 1.0, smallest)
     is_higher_after = losses[2:] > losses[:-2]
     on_slope = up * down < 0
-    weight_after = torch.where(is_higher_after, torch.where(on_slope, 1.0, largest), torch.where(on_slope, 0.0, smallest))
-    weight_before = torch.where(is_higher_after, torch.where(on_slope, 0.0, smallest), torch.where(on_slope, 1.0, largest))
+    weight_after = torch.where(
+        is_higher_after, torch.where(on_slope, 1.0, largest), torch.where(on_slope, 0.0, smallest)
+    )
+    weight_before = torch.where(
+        is_higher_after, torch.where(on_slope, 0.0, smallest), torch.where(on_slope, 1.0, largest)
+    )
     along = weight_after.to(points)[:, None] * after + weight_before.to(points)[:, None] * before
     return along / along.norm(dim=1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
 

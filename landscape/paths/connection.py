@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
@@ -13,7 +12,6 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landscape.directions import Directions, coordinates, through
 from landscape.evaluation import Evaluator
 from landscape.execution import resumable_map
 from landscape.fields import settle
@@ -27,7 +25,6 @@ CURVES = ("polychain", "bezier", "neb")
 _PIVOTS = 10  # of a band, where nothing else is said
 _PATHS = ("curve", "line")
 _ENDS = ("first", "last")
-_MARGIN = 0.2  # of the window of a plane around what it must show
 
 
 @dataclass(frozen=True)
@@ -110,9 +107,10 @@ class Connection:
         ends = torch.stack([objective.theta, other])
         batches = MiniBatches(objective.examples, self.batch_size, self.seed)
         loss = BatchLoss(objective, self.weight_decay)
-        curve, step_losses = self._trained(Curve.straight("polychain", *ends, 0, objective.layout), objective, batches, loss)
+        curve, step_losses = self._trained(Curve("polychain", ends, objective.layout), objective, batches, loss)
         answer = _measured(curve, objective, self.points)
-        answer["step_loss"] = ("step", step_losses.numpy(), {"units": "nats", "long_name": "loss of the mini-batch"})
+        where = "mean over the pivots" if self.curve == "neb" else "at one place of the curve"
+        answer["step_loss"] = ("step", step_losses.numpy(), {"units": "nats", "long_name": where})
         if self.control:
             answer = answer.merge(self._tuned(ends, objective, batches, loss))
         return answer.assign_attrs(curve.attributes())
@@ -147,7 +145,9 @@ class Connection:
 
     def _tuned(self, ends: Tensor, objective: Objective, batches: MiniBatches, loss: BatchLoss) -> xr.Dataset:
         """Train both ends alone as long as the curve, on the same batches."""
-        tuned, _ = self._descent.run(ends, lambda points, step: loss.gradients(points, batches[step]), "step of the ends")
+        tuned, _ = self._descent.run(
+            ends, lambda points, step: loss.gradients(points, batches[step]), "step of the ends"
+        )
         found = resumable_map(_point_metrics, (Evaluator(objective), tuned), [0, 1], "end trained alone")
         answer = xr.Dataset(coords={"end": list(_ENDS)})
         for name in found[0]:
@@ -174,36 +174,14 @@ def curve_direction(curve: Curve, loss: BatchLoss, batches: MiniBatches, seed: i
     return direction
 
 
-def plane_of(curve: Curve) -> tuple[Directions, tuple[float, float], tuple[float, float]]:
-    """The plane through both ends and the control point farthest from the line between them.
-
-    Returns:
-        Directions whose path is the curve, from its beginning in equal steps of t; and the radius and the center of a
-        window, for `Surface`, that shows the curve and its control points.
-
-    Raises:
-        ValueError: If the curve is straight.
-    """
-    first, last = curve.points[0], curve.points[-1]
-    _, off = coordinates(curve.bends, first, (last - first)[None])
-    distance = off * (curve.bends - first).double().norm(dim=1)
-    plane = through(first, last, curve.bends[int(distance.argmax())])
-    path = curve.at(np.linspace(0, 1, 61))
-    inside, _ = coordinates(torch.cat([path, curve.points]), first, plane.vectors)
-    low, high = inside.amin(dim=0), inside.amax(dim=0)
-    margin = _MARGIN * float((high - low).max())
-    radius, center = ((high - low) / 2 + margin).tolist(), ((high + low) / 2).tolist()
-    labels = ("toward the other end", "orthogonal, toward the bend")
-    directions = Directions("curve", plane.vectors, labels, path=path, path_steps=tuple(range(len(path))))
-    return directions, (radius[0], radius[1]), (center[0], center[1])
-
-
 def _measured(curve: Curve, objective: Objective, points: int) -> xr.Dataset:
     """Measure the curve and the line between its ends at equal steps of t."""
     t = np.linspace(0, 1, points)
     line = Curve("polychain", curve.points[[0, -1]], curve.layout)
     answer = xr.Dataset(coords={"path": list(_PATHS), "t": ("t", t, {"long_name": "place on the path", "units": "1"})})
-    rows = [_along(path, objective, t, f"point on the {name}") for path, name in zip((curve, line), _PATHS, strict=True)]
+    rows = [
+        _along(path, objective, t, f"point on the {name}") for path, name in zip((curve, line), _PATHS, strict=True)
+    ]
     for name in rows[0]:
         answer[name] = (("path", "t"), np.stack([row[name] for row in rows]), described(name))
     lengths = np.stack([path.arc_lengths(t) for path in (curve, line)])

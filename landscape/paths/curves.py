@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from landscape.identity import digest
 from landscape.parameters import ParameterLayout
 from landscape.store import Store
 
@@ -50,15 +51,11 @@ class Curve:
                 "stack both ends, with the bends between them."
             )
 
-    @classmethod
-    def straight(
-        cls, kind: str, first: Tensor, last: Tensor, bends: int, layout: ParameterLayout | None = None
-    ) -> Curve:
-        """Lay a curve along the line between two points (P,), with its bends at equal distances."""
-        return cls("polychain", torch.stack([first, last]), layout).with_bends(bends, kind)
+    def __str__(self) -> str:
+        return f"{self.kind}:{digest(self.points)}"
 
     def with_bends(self, bends: int, kind: str = "polychain") -> Curve:
-        """Put control points at equal steps of t along the curve."""
+        """Take points at equal steps of t along the curve as control points of another."""
         return Curve(kind, self.at(np.linspace(0, 1, bends + 2)), self.layout)
 
     @property
@@ -93,6 +90,17 @@ class Curve:
     def chord(self) -> float:
         """Distance between the ends."""
         return float(self.distances(np.array([0.0, 1.0]))[0])
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether all control points lie on the line between the ends, up to rounding, so that it spans no plane."""
+        return bool(self.off_chord().max().item() <= 1e-6 * self.chord)
+
+    def off_chord(self) -> Tensor:
+        """Distances (C,) of the control points from the line between the ends."""
+        seen = (self.points - self.points[0]).double()
+        along = seen[-1] / seen[-1].norm()
+        return (seen - (seen @ along)[:, None] * along).norm(dim=1)
 
     def arc_lengths(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
         """Length of the curve from its beginning to each t (K,), in the unit of the parameters.

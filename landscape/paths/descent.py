@@ -92,9 +92,7 @@ class Descent:
         # the steps that Adam counts, and the losses, stay on the CPU
         return {n: torch.from_numpy(v).to(home if np.ndim(v) and n != "losses" else "cpu") for n, v in found.items()}
 
-    def _moved(
-        self, state: dict[str, Tensor], direction: Direction, steps: range, settle: Any
-    ) -> dict[str, Tensor]:
+    def _moved(self, state: dict[str, Tensor], direction: Direction, steps: range, settle: Any) -> dict[str, Tensor]:
         points = state["points"].clone().requires_grad_()
         optimizer = self._optimizer(points, {name: v.clone() for name, v in state.items() if name != "points"})
         losses = []

@@ -1,0 +1,65 @@
+"""What a trained curve comes to, in rows and sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+
+_METRICS = ("loss", "error", "test_loss", "test_error")
+
+
+def connection_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
+    """One row a path and quantity: its ends, its extremes and its mean along the path."""
+    rows = []
+    for path in answer["path"].values:
+        one = answer.sel(path=path)
+        for metric in _METRICS:
+            values = _values(one, metric)
+            if values is not None:
+                rows.append({"path": str(path), "of": metric, **_numbers(values, one["t"].values)})
+    return rows
+
+
+def connection_remarks(answer: xr.Dataset) -> list[str]:
+    """What must be known before the curve is compared with its ends."""
+    curve, line = (float(answer["length"].sel(path=path)) for path in ("curve", "line"))
+    remarks = [f"length {curve:.4g}, of the straight line {line:.4g}"]
+    loss = answer["loss"].sel(path="curve").values
+    lowest, ends = np.nanmin(loss, initial=np.inf), min(loss[0], loss[-1])
+    if lowest < ends:
+        remarks.append(
+            f"the training loss of the curve falls to {lowest:.4g}, below both ends ({ends:.4g} and more): the curve "
+            "was trained on from them, so compare it with ends that were too"
+        )
+    if "tuned_loss" in answer:
+        first, last = (f"{value:.4g}" for value in answer["tuned_loss"].values)
+        remarks.append(f"ends trained alone for as many steps: training loss {first} and {last}{_tuned_test(answer)}")
+    return remarks
+
+
+def _tuned_test(answer: xr.Dataset) -> str:
+    if "tuned_test_accuracy" not in answer:
+        return ""
+    first, last = (f"{1 - value:.4g}" for value in answer["tuned_test_accuracy"].values)
+    return f", test error {first} and {last}"
+
+
+def _values(one: xr.Dataset, metric: str) -> np.ndarray | None:
+    """One quantity along a path (T,); an error is one minus the accuracy. None where it was not measured."""
+    if metric in one:
+        return np.asarray(one[metric].values)
+    accuracy = f"{metric.removesuffix('error')}accuracy"
+    return 1 - np.asarray(one[accuracy].values) if metric.endswith("error") and accuracy in one else None
+
+
+def _numbers(values: np.ndarray, t: np.ndarray) -> dict[str, float]:
+    return {
+        "first": float(values[0]),
+        "last": float(values[-1]),
+        "max": float(values.max()),
+        "min": float(values.min()),
+        "mean": float(np.trapezoid(values, t)),
+    }
