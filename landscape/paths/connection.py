@@ -87,7 +87,7 @@ class Connection:
             )
         if not (self.weight_decay >= 0 and isfinite(self.weight_decay)):
             raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}.")
-        if self.cycles > self.steps:
+        if self.curve == "neb" and self.cycles > self.steps:
             raise ValueError(f"{self.cycles} cycles need as many steps, got {self.steps}; lower cycles=.")
         settle(self)
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-
 _METRICS = ("loss", "error", "test_loss", "test_error")
 
 
