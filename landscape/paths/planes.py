@@ -49,6 +49,8 @@ class CurvePlane:
         curve = Curve(self.curve.kind, self.curve.points.to(objective.theta))
         if not torch.equal(curve.points[0], objective.theta):
             raise ValueError("the curve begins at another point than this objective's; give the curve of this run.")
+        if curve.is_straight:
+            raise ValueError("the curve is straight and spans no plane; measure a Slice between its ends.")
         vectors = _axes(curve)
         t = np.linspace(0, 1, _PLACES)
         seen = {"curve": ("t", curve.at(t)), "control": ("control", curve.points)}

@@ -59,7 +59,7 @@ def test_the_best_curve_in_a_flat_valley_is_the_line():
     assert answer["loss"].values.max() == 0
     curve = Curve.of(answer)
     assert curve.is_straight and answer["length"].values == pytest.approx([2, 2])
-    with pytest.raises(ValueError, match="lie on one line and span no plane"):
+    with pytest.raises(ValueError, match="the curve is straight and spans no plane; measure a Slice"):
         CurvePlane(curve)(terrain(lambda w: w[..., 1] ** 2))
 
 

@@ -28,7 +28,12 @@ def test_an_epoch_shows_each_example_once_in_an_order_of_its_own():
     batches = MiniBatches(examples, 6, seed=3)  # 6, 6, 6, 5
     first, second = numbers(batches, range(4)), numbers(batches, range(4, 8))
     for epoch in (first, second):
-        assert sorted(sum(epoch, [])) == list(range(23)) and [len(batch) for batch in epoch] == [6, 6, 6, 5]
+        assert sorted(n for batch in epoch for n in batch) == list(range(23)) and [len(batch) for batch in epoch] == [
+            6,
+            6,
+            6,
+            5,
+        ]
     assert first != second
     assert numbers(MiniBatches(examples, 6, seed=3), range(5, 6)) == second[1:2]  # whatever was asked for before
     assert numbers(MiniBatches(examples, 6, seed=4), range(4)) != first
