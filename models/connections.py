@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from landscape import Objective
+from models.compatible import require_compatible
 from models.opened import Run
 
 
@@ -23,7 +24,8 @@ def ends_of(first: Run, second: Run, **options: Any) -> tuple[Objective, Tensor]
 
     Raises:
         MissingError: If one has no weights yet.
-        ValueError: If the runs differ in architecture, with the tensors that differ.
+        ValueError: If the runs differ in architecture, with the tensors or the fields in which they do.
     """
+    require_compatible({str(first.folder): first, str(second.folder): second})
     objective = first.objective(**options)
     return objective, objective.layout.current(second.model()).to(objective.theta)

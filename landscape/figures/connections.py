@@ -58,7 +58,14 @@ def connection(answer: xr.Dataset) -> Figure:
     panels[-1].set_xlim(0, 1)
     panels[-1].set_xlabel("t, place between the two ends")
     legend_above(panels[0], columns=2)
-    note(panels[-1], [_length_note(answer), f"{count(broken, 'non-finite value')} left out" if broken else ""])
+    note(
+        panels[-1],
+        [
+            _length_note(answer),
+            *_barrier_notes(answer, metrics),
+            f"{count(broken, 'non-finite value')} left out" if broken else "",
+        ],
+    )
     return figure
 
 
@@ -106,6 +113,19 @@ def _length_note(answer: xr.Dataset) -> str:
     curve, line = (float(answer["length"].sel(path=path)) for path in ("curve", "line"))
     bends = answer.sizes["control"] - 2
     return f"{count(bends, 'bend')}; {curve / line:.3g} times as long as the straight line" if line else ""
+
+
+def _barrier_notes(answer: xr.Dataset, metrics: list[str]) -> list[str]:
+    """The barriers of both paths on the training data, by the default definition."""
+    if "barrier" not in answer:
+        return []
+    definition = str(answer.attrs["barrier_default"])
+    lines = []
+    for metric in metrics:
+        found = answer["barrier"].sel(metric=metric, definition=definition)
+        curve, line = (number(float(f"{float(found.sel(path=path)):.3g}")) for path in ("curve", "line"))
+        lines.append(f"barrier of the training {metric} ({definition}): {curve}, of the straight line {line}")
+    return lines
 
 
 @styled

@@ -18,6 +18,7 @@ from landscape.fields import settle
 from landscape.grids import described
 from landscape.objective import Objective
 from landscape.paths.bands import Band
+from landscape.paths.barriers import with_barriers
 from landscape.paths.curves import Curve, coefficients
 from landscape.paths.descent import OPTIMIZERS, BatchLoss, Descent, MiniBatches
 
@@ -95,10 +96,11 @@ class Connection:
         """Train the curve and measure it.
 
         Returns:
-            loss, accuracy, ... over (path, t), path being curve or line; arc_length over (path, t), in the unit of the
-            parameters, and length over (path); control_point (control, parameter), from which `Curve.of` makes the
-            curve; step_loss over (step), by mini-batch before each update (for neb the mean over pivots); with a
-            control tuned_loss, tuned_accuracy, ... and tuned_distance over (end).
+            loss, accuracy, ... over (path, t), path being curve or line; barrier over (path, metric, definition) and
+            peak over (path, metric); arc_length over (path, t), in the unit of the parameters, and length over (path);
+            control_point (control, parameter), from which `Curve.of` makes the curve; step_loss over (step), by
+            mini-batch before each update (for neb the mean over pivots); with a control tuned_loss, tuned_accuracy, ...
+            and tuned_distance over (end).
 
         Raises:
             ValueError: If the other end has another size, is the same point, or is not finite.
@@ -113,7 +115,7 @@ class Connection:
         answer["step_loss"] = ("step", step_losses.numpy(), {"units": "nats", "long_name": where})
         if self.control:
             answer = answer.merge(self._tuned(ends, objective, batches, loss))
-        return answer.assign_attrs(curve.attributes())
+        return with_barriers(answer, along="t").assign_attrs(curve.attributes())
 
     @property
     def _descent(self) -> Descent:

@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-
-_METRICS = ("loss", "error", "test_loss", "test_error")
+from numpy.typing import NDArray
 
 
 def connection_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
-    """One row a path and quantity: its ends, its extremes and its mean along the path."""
+    """One row a path and quantity: its ends, its extremes, its mean over t, and its barrier by every definition."""
     rows = []
     for path in answer["path"].values:
         one = answer.sel(path=path)
-        for metric in _METRICS:
-            values = _values(one, metric)
-            if values is not None:
-                rows.append({"path": str(path), "of": metric, **_numbers(values, one["t"].values)})
+        for metric in map(str, answer["metric"].values):
+            found = one["barrier"].sel(metric=metric)
+            named = {str(name): float(found.sel(definition=name)) for name in found["definition"].values}
+            numbers = _numbers(_values(one, metric), one["t"].values)
+            rows.append({"path": str(path), "of": metric, **numbers, **named})
     return rows
 
 
@@ -46,15 +46,13 @@ def _tuned_test(answer: xr.Dataset) -> str:
     return f", test error {first} and {last}"
 
 
-def _values(one: xr.Dataset, metric: str) -> np.ndarray | None:
-    """One quantity along a path (T,); an error is one minus the accuracy. None where it was not measured."""
-    if metric in one:
-        return np.asarray(one[metric].values)
-    accuracy = f"{metric.removesuffix('error')}accuracy"
-    return 1 - np.asarray(one[accuracy].values) if metric.endswith("error") and accuracy in one else None
+def _values(one: xr.Dataset, metric: str) -> NDArray[np.float64]:
+    """One quantity along a path (T,); an error is one minus the accuracy."""
+    values = one[metric] if metric in one else 1 - one[metric.replace("error", "accuracy")]
+    return np.asarray(values.values, dtype=np.float64)
 
 
-def _numbers(values: np.ndarray, t: np.ndarray) -> dict[str, float]:
+def _numbers(values: NDArray[np.float64], t: NDArray[np.float64]) -> dict[str, float]:
     return {
         "first": float(values[0]),
         "last": float(values[-1]),

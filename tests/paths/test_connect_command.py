@@ -43,7 +43,19 @@ def test_a_curve_is_stored_drawn_and_printed_and_not_trained_again(runs: Path, t
     printed = call(*asked).output
     (path,), (plane,) = tmp_path.glob("connection-*.h5"), tmp_path.glob("curve-plane-*.h5")
     rows = [line.split() for line in printed.splitlines()]
-    assert ["path", "of", "first", "last", "max", "min", "mean"] in rows
+    assert [
+        "path",
+        "of",
+        "first",
+        "last",
+        "max",
+        "min",
+        "mean",
+        "frankle",
+        "linear",
+        "above-higher",
+        "above-lower",
+    ] in rows
     assert [row[:2] for row in rows if row[0] == "line"] == [
         ["line", "loss"], ["line", "error"], ["line", "test_loss"], ["line", "test_error"]
     ]  # fmt: skip

@@ -177,6 +177,7 @@ def test_seeds_and_fields_make_other_questions_and_the_store_keeps_the_answer(tm
 def test_rows_tell_ends_extremes_and_mean(valley: xr.Dataset):
     curve, line = connection_rows(valley)
     assert (line["path"], line["of"], line["first"], line["max"]) == ("line", "loss", 0, 1)
+    assert line["frankle"] == line["linear"] == line["above-higher"] == line["above-lower"] == 1
     assert line["mean"] == pytest.approx(8 / 15, abs=1e-3)  # of (x^2 - 1)^2 over -1..1
     assert curve["max"] < 1e-3 and connection_remarks(valley)[0].startswith("length 2.9")
 

@@ -8,6 +8,7 @@ import xarray as xr
 
 from landscape import figures
 from landscape.figures.style import notes
+from landscape.paths import with_barriers
 
 
 def made_up(control: bool = True) -> xr.Dataset:
@@ -35,7 +36,7 @@ def made_up(control: bool = True) -> xr.Dataset:
         for name, values in {"loss": [0.001, 0.002], "accuracy": [1, 0.99], "test_accuracy": [0.9, 0.8]}.items():
             answer[f"tuned_{name}"] = ("end", values)
         answer["tuned_test_loss"] = ("end", [0.3, 0.4])
-    return answer
+    return with_barriers(answer, "t")
 
 
 def plane(off: float = 0.0) -> xr.Dataset:
@@ -71,12 +72,14 @@ def test_a_connection_is_drawn_as_it_was_measured():
     tuned = [line.get_ydata().tolist() for ax in (losses, errors) for line in ax.lines if line.get_gid() == "tuned"]
     np.testing.assert_allclose(tuned, [[0.001, 0.002], [0.3, 0.4], [0, 0.01], [0.1, 0.2]], atol=1e-12)
     np.testing.assert_allclose(errors.lines[1].get_ydata(), answer["loss"].sel(path="line") / 4)
-    assert "1 bend; 1.25 times as long as the straight line" in notes(drawn["profile"])
+    written = notes(drawn["profile"]).replace("\n", " ")
+    assert "1 bend; 1.25 times as long as the straight line" in written
+    assert "barrier of the training loss (frankle): 0, of the straight line 0.99" in written
     assert "at one place of the curve" in notes(drawn["training"])
 
 
 def test_without_classes_test_data_or_control_only_losses_are_drawn():
-    answer = made_up(control=False).drop_vars(["accuracy", "test_accuracy", "test_loss"])
+    answer = made_up(control=False).drop_vars(["accuracy", "test_accuracy", "test_loss", "barrier"])
     answer["loss"][1, 2] = np.nan
     drawn = figures.draw(answer, "connection-1")["profile"]
     (losses,) = drawn.axes
