@@ -124,7 +124,7 @@ def _barrier_notes(answer: xr.Dataset, metrics: list[str]) -> list[str]:
     for metric in metrics:
         found = answer["barrier"].sel(metric=metric, definition=definition)
         curve, line = (number(float(f"{float(found.sel(path=path)):.3g}")) for path in ("curve", "line"))
-        lines.append(f"barrier of the training {metric} ({definition}): {curve}, of the straight line {line}")
+        lines.append(f"barrier of the {metric} ({definition}): {curve}; straight line: {line}")
     return lines
 
 

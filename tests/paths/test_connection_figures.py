@@ -74,7 +74,7 @@ def test_a_connection_is_drawn_as_it_was_measured():
     np.testing.assert_allclose(errors.lines[1].get_ydata(), answer["loss"].sel(path="line") / 4)
     written = notes(drawn["profile"]).replace("\n", " ")
     assert "1 bend; 1.25 times as long as the straight line" in written
-    assert "barrier of the training loss (frankle): 0, of the straight line 0.99" in written
+    assert "barrier of the loss (frankle): 0; straight line: 0.99" in written
     assert "at one place of the curve" in notes(drawn["training"])
 
 
