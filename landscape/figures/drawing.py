@@ -189,8 +189,8 @@ def _volume(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
 
 
 def _curve_plane(answer: xr.Dataset) -> dict[str, Figure]:
-    metrics = ["loss", *(["error"] if "accuracy" in answer else [])]
-    return {f"plane-{metric}": curve_plane(answer, metric=metric) for metric in metrics}
+    error = {"plane-error": curve_plane(answer, metric="error")} if "accuracy" in answer else {}
+    return {"plane": curve_plane(answer), **error}
 
 
 def _training(answer: xr.Dataset) -> dict[str, Figure]:
@@ -260,7 +260,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
-    "connection": lambda answer: {"profile": connection(answer), "training": connection_training(answer)},
+    "connection": lambda answer: {"profile": connection(answer), "descent": connection_training(answer)},
     "curve-plane": _curve_plane,
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},

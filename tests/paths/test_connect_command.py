@@ -62,8 +62,8 @@ def test_a_curve_is_stored_drawn_and_printed_and_not_trained_again(runs: Path, t
     assert "ends trained alone for as many steps" in printed
     drawn = {file.name for file in (tmp_path / "figures").iterdir()}
     assert drawn == {
-        *(f"{path.stem}-{figure}.png" for figure in ("profile", "training")),
-        *(f"{plane.stem}-plane-{metric}.png" for metric in ("loss", "error")),
+        *(f"{path.stem}-{figure}.png" for figure in ("profile", "descent")),
+        *(f"{plane.stem}-{figure}.png" for figure in ("plane", "plane-error")),
     }
     before = path.stat().st_mtime_ns
     assert call(*asked).output == printed and path.stat().st_mtime_ns == before

@@ -61,7 +61,7 @@ def plane(off: float = 0.0) -> xr.Dataset:
 def test_a_connection_is_drawn_as_it_was_measured():
     answer = made_up()
     drawn = figures.draw(answer, "connection-1")
-    assert set(drawn) == {"profile", "training"}
+    assert set(drawn) == {"profile", "descent"}
     losses, errors = drawn["profile"].axes
     lines = {line.get_label(): line.get_ydata() for line in losses.lines if not line.get_label().startswith("_")}
     assert lines.keys() == {
@@ -75,7 +75,7 @@ def test_a_connection_is_drawn_as_it_was_measured():
     written = notes(drawn["profile"]).replace("\n", " ")
     assert "1 bend; 1.25 times as long as the straight line" in written
     assert "barrier of the loss (frankle): 0; straight line: 0.99" in written
-    assert "at one place of the curve" in notes(drawn["training"])
+    assert "at one place of the curve" in notes(drawn["descent"])
 
 
 def test_without_classes_test_data_or_control_only_losses_are_drawn():
@@ -88,14 +88,14 @@ def test_without_classes_test_data_or_control_only_losses_are_drawn():
 
 def test_a_curve_lies_in_its_plane_between_its_ends():
     drawn = figures.draw(plane(), "curve-plane-1")
-    assert set(drawn) == {"plane-loss", "plane-error"}
-    ax = drawn["plane-loss"].axes[0]
+    assert set(drawn) == {"plane", "plane-error"}
+    ax = drawn["plane"].axes[0]
     lines = {line.get_gid(): line.get_xydata() for line in ax.lines}
     np.testing.assert_array_equal(lines["line"], [[0, 0], [1, 0]])
     np.testing.assert_allclose(lines["curve"][4], [0.5, 0.3])
     np.testing.assert_array_equal(lines["bends"], [[0.5, 0.6]])
     np.testing.assert_array_equal([lines["first end"][0], lines["other end"][0]], [[0, 0], [1, 0]])
-    assert "shadow" not in notes(drawn["plane-loss"])
+    assert "shadow" not in notes(drawn["plane"])
 
 
 def test_how_far_a_curve_lies_off_the_plane_is_written_under_its_shadow():
