@@ -1113,29 +1113,27 @@ def connect(
     import torch
 
     from landscape import figures
-    from landscape.measure import answer_name, ask
-    from landscape.paths import Connection, Curve, CurvePlane
+    from landscape.paths.connection import Connection
     from landscape.paths.tables import connection_remarks, connection_rows
-    from models.connections import ends_of
+    from models.connections import connect
     from models.opened import open_run
 
     torch.set_num_threads(threads or 1)
     as_json, fields = values.pop("as_json"), {field.name for field in fields_of(Connection)}
     asked = {name: values.pop(name) for name in list(values) if name in fields}
     values["normalization"] = values["normalization"] or "recalibrated"
-    objective, other = ends_of(open_run(first), open_run(second), **chosen_options(values))
-    store, probe = new_store(out or first), Connection(other, **asked)
+    store = new_store(out or first)
     with progress_bar("connect") as progress:
-        answers = {answer_name(probe, objective): ask(probe, objective, store, executor, progress, threads)}
-        answer = next(iter(answers.values()))
-        if plane and not (curve := Curve.of(answer)).is_straight:
-            seen = CurvePlane(curve, plane)
-            answers[answer_name(seen, objective)] = ask(seen, objective, store, executor, progress, threads)
+        how = {"executor": executor, "progress": progress, "threads": threads}
+        answers = connect(open_run(first), open_run(second), asked, plane, store, chosen_options(values), **how)
     paths = [store.path / f"{name}.h5" for name in answers]
     files = [file for n, a in answers.items() for file in figures.write_files(a, n, store.path / "figures", ["png"])]
+    answer = next(iter(answers.values()))
     rows = connection_rows(answer)
     text = [*map(clean, paths), table(rows), *connection_remarks(answer), *map(clean, files)]
     say({**contents(answer, paths[0]), "rows": rows, "figures": files}, "\n".join(text), as_json)
+    if nonfinite(answer):
+        raise click.exceptions.Exit(FAILED)
 
 
 # --- what the commands share -------------------------------------------------------------------------------

@@ -1,31 +1,52 @@
-"""The two ends of a curve: runs of one architecture, seen from the data of the first."""
+"""Trained curves between runs of one architecture, over the data of the first."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import xarray as xr
 
-from landscape import Objective
+from landscape.measure import answer_name, ask
+from landscape.paths import Connection, Curve, CurvePlane
+from landscape.store import Store
 from models.compatible import require_compatible
 from models.opened import Run
 
 
-def ends_of(first: Run, second: Run, **options: Any) -> tuple[Objective, Tensor]:
-    """Ask for the objective of one run and the weights of another as a point of it.
+def connect(
+    first: Run,
+    second: Run,
+    asked: Mapping[str, Any],
+    plane: int,
+    store: Store,
+    options: Mapping[str, Any],
+    **how: Any,
+) -> dict[str, xr.Dataset]:
+    """Join two runs by a trained curve, and measure the plane that it lies in.
 
     Args:
         first: Whose data and loss count.
         second: The other end.
-        **options: What `Run.objective` takes.
+        asked: Fields of `Connection`.
+        plane: Points a side of the plane; 0 for none. A curve that stayed straight has none.
+        store: Where the answers are kept.
+        options: What `Run.objective` takes.
+        **how: What `landscape.ask` takes.
 
     Returns:
-        The objective at the first end, and the second end (P,).
+        The answers by their names in the store, that of the curve first.
 
     Raises:
-        MissingError: If one has no weights yet.
+        MissingError: If a run has no weights yet.
         ValueError: If the runs differ in architecture, with the tensors or the fields in which they do.
     """
     require_compatible({str(first.folder): first, str(second.folder): second})
     objective = first.objective(**options)
-    return objective, objective.layout.current(second.model()).to(objective.theta)
+    probe = Connection(objective.layout.current(second.model()).to(objective.theta), **asked)
+    answers = {answer_name(probe, objective): ask(probe, objective, store, **how)}
+    curve = Curve.of(answers[answer_name(probe, objective)])
+    if plane and curve.spans_plane:
+        seen = CurvePlane(curve, plane)
+        answers[answer_name(seen, objective)] = ask(seen, objective, store, **how)
+    return answers

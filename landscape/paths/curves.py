@@ -92,9 +92,9 @@ class Curve:
         return float(self.distances(np.array([0.0, 1.0]))[0])
 
     @property
-    def is_straight(self) -> bool:
-        """Whether all control points lie on the line between the ends, up to rounding, so that it spans no plane."""
-        return bool(self.off_chord().max().item() <= 1e-6 * self.chord)
+    def spans_plane(self) -> bool:
+        """Whether a control point lies off the line between the ends; not where one is not finite."""
+        return bool(self.off_chord().max().item() > 1e-6 * self.chord)
 
     def off_chord(self) -> Tensor:
         """Distances (C,) of the control points from the line between the ends."""

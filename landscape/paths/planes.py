@@ -44,13 +44,15 @@ class CurvePlane:
             the same of the control points over (control). Off the plane is a share of the distance from the first end.
 
         Raises:
-            ValueError: If the curve is straight, or does not begin where the objective stands.
+            ValueError: If the curve is straight, is not finite, or does not begin where the objective stands.
         """
         curve = Curve(self.curve.kind, self.curve.points.to(objective.theta))
         if not torch.equal(curve.points[0], objective.theta):
             raise ValueError("the curve begins at another point than this objective's; give the curve of this run.")
-        if curve.is_straight:
-            raise ValueError("the curve is straight and spans no plane; measure a Slice between its ends.")
+        if not curve.spans_plane:
+            raise ValueError(
+                "the curve is straight, or not finite, and spans no plane; measure a Slice between its ends."
+            )
         vectors = _axes(curve)
         t = np.linspace(0, 1, _PLACES)
         seen = {"curve": ("t", curve.at(t)), "control": ("control", curve.points)}

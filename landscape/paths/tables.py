@@ -25,9 +25,12 @@ def connection_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
 def connection_remarks(answer: xr.Dataset) -> list[str]:
     """What must be known before the curve is compared with its ends."""
     curve, line = (float(answer["length"].sel(path=path)) for path in ("curve", "line"))
-    remarks = [f"length {curve:.4g}, of the straight line {line:.4g}"]
     loss = answer["loss"].sel(path="curve").values
-    lowest, ends = np.nanmin(loss, initial=np.inf), min(loss[0], loss[-1])
+    if broken := int((~np.isfinite(loss)).sum()):
+        where = f"{broken} of {loss.size} places of the curve"
+        return [f"the loss is not finite at {where}: its training diverged; lower the learning rate"]
+    remarks = [f"length {curve:.4g}, of the straight line {line:.4g}"]
+    lowest, ends = loss.min(), min(loss[0], loss[-1])
     if lowest < ends:
         remarks.append(
             f"the training loss of the curve falls to {lowest:.4g}, below both ends ({ends:.4g} and more): the curve "

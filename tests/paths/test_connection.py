@@ -58,8 +58,8 @@ def test_the_best_curve_in_a_flat_valley_is_the_line():
     answer = connected(height=lambda w: w[..., 1] ** 2, curve="bezier", bends=3)
     assert answer["loss"].values.max() == 0
     curve = Curve.of(answer)
-    assert curve.is_straight and answer["length"].values == pytest.approx([2, 2])
-    with pytest.raises(ValueError, match="the curve is straight and spans no plane; measure a Slice"):
+    assert not curve.spans_plane and answer["length"].values == pytest.approx([2, 2])
+    with pytest.raises(ValueError, match="the curve is straight, or not finite, and spans no plane; measure a Slice"):
         CurvePlane(curve)(terrain(lambda w: w[..., 1] ** 2))
 
 
@@ -231,6 +231,16 @@ def test_a_plane_of_another_run_or_too_coarse_is_refused(valley: xr.Dataset):
 def test_fields_out_of_range_are_refused(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         Connection(RIGHT, **options)
+
+
+@pytest.mark.parametrize("curve", ["polychain", "neb"])
+def test_a_curve_whose_training_diverged_says_so(curve: str):
+    answer = connected(curve=curve, bends=2, lr=1e6, steps=40, points=5)
+    assert np.isnan(answer["loss"].sel(path="curve").values[1:-1]).all() and np.isfinite(answer["loss"].values[1]).all()
+    assert np.isnan(answer["barrier"].sel(path="curve")).all() and not Curve.of(answer).spans_plane
+    assert (
+        "the loss is not finite at 3 of 5 places of the curve: its training diverged" in connection_remarks(answer)[0]
+    )
 
 
 def test_ends_that_do_not_fit_are_refused():

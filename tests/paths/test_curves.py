@@ -81,9 +81,9 @@ def test_bends_begin_at_equal_steps_of_the_line():
     first, last = points(2)
     curve = Curve("polychain", torch.stack([first, last])).with_bends(3, "bezier")
     torch.testing.assert_close(curve.bends, torch.stack([torch.lerp(first, last, s) for s in (0.25, 0.5, 0.75)]))
-    assert curve.is_straight and curve.kind == "bezier"
+    assert not curve.spans_plane and curve.kind == "bezier"
     bent = curve.bent(curve.bends + 0.1)
-    assert not bent.is_straight and torch.equal(bent.points[[0, -1]], curve.points[[0, -1]])
+    assert bent.spans_plane and torch.equal(bent.points[[0, -1]], curve.points[[0, -1]])
 
 
 def test_a_stored_curve_gives_weights_that_a_model_loads(tmp_path: Path):
