@@ -1,0 +1,1 @@
+"""Double descent: test error over the size of a model, of its data, or of its training."""
