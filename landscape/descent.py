@@ -134,7 +134,8 @@ def analysed(curves: xr.Dataset, tolerance: float = TOLERANCE) -> xr.Dataset:
     metrics = [metric for metric in METRICS if f"test_{metric}" in curves]
     shapes = [_shapes(curves[f"test_{metric}"], sizes) for metric in metrics]
     found = xr.concat(shapes, "metric").assign_coords(metric=list(metrics)).transpose("arm", "noise", "metric", ...)
-    return curves.merge(found).merge(_thresholds(curves, sizes, tolerance)).merge(_by_noise(curves, metrics))
+    parts = (_thresholds(curves, sizes, tolerance), _by_noise(curves, metrics))
+    return xr.merge([curves, found, *parts], combine_attrs="override").assign_attrs(tolerance=tolerance)
 
 
 def _shapes(values: xr.DataArray, sizes: Array) -> xr.Dataset:
@@ -183,7 +184,7 @@ def _thresholds(curves: xr.Dataset, sizes: Array, tolerance: float) -> xr.Datase
         "threshold_outside": (dims, _at(sizes, at[..., 1])),
         "threshold_parameters": (dims, _at(parameters, at[..., 0])),
     }
-    return xr.Dataset(data, {"noise": curves["noise"], "criterion": list(rows)}, {"tolerance": tolerance})
+    return xr.Dataset(data, {"noise": curves["noise"], "criterion": list(rows)})
 
 
 def _at(values: Array, positions: NDArray[np.int64]) -> Array:
