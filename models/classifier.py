@@ -30,6 +30,8 @@ class Classifier(pl.LightningModule):
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
     with the parameters moving. Batches that are already on the device are not moved again.
 
+    The splits that are measured after each epoch are the Trainer's validation loaders, in the order of `splits`.
+
     Where the network has norms with exact statistics, they are measured on the training set after the last step of each
     epoch, before it is validated or kept.
 
@@ -51,6 +53,7 @@ class Classifier(pl.LightningModule):
         rules: What is done to gradients before the optimizer steps.
         sam: Radius of sharpness-aware minimization; 0 for none.
         augment: What is done to a batch before a step; nothing if None.
+        splits: What each validation loader holds: `<split>_loss` and `<split>_accuracy` are logged.
         anchor: What the network is kept near to; it may be set until training begins.
     """
 
@@ -65,6 +68,7 @@ class Classifier(pl.LightningModule):
         sam: float = 0.0,
         augment: Callable[[Examples], Examples] | None = None,
         still: Sequence[nn.Module] = (),
+        splits: Sequence[str] = ("val",),
     ) -> None:
         """Put a training together.
 
@@ -78,6 +82,7 @@ class Classifier(pl.LightningModule):
             sam: Radius of sharpness-aware minimization; 0 for none.
             augment: From a batch on its device to the one that the step takes, drawn from torch's global generator.
             still: Layers of the network that stay in eval mode.
+            splits: What each validation loader holds.
         """
         super().__init__()
         self.network = network
@@ -88,10 +93,12 @@ class Classifier(pl.LightningModule):
         self.augment = augment
         self._skips = can_skip(network)
         self.anchor = Anchor()
+        self.splits = tuple(splits)
         self._still = tuple(still)
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._measured: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._penalties: list[Tensor] = []
         self._batch: Examples | None = None
 
@@ -176,7 +183,8 @@ class Classifier(pl.LightningModule):
         if exact_norms(self.network):
             settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
         if self._outputs:
-            self._log_means("train")
+            self._log_means("train", self._outputs)
+            self._outputs.clear()
         if self._penalties:
             mean = torch.stack(self._penalties).mean()
             self.log("train_penalty", mean, on_step=False, on_epoch=True, batch_size=1)
@@ -189,16 +197,18 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start over."""
-        self._outputs.clear()
+        self._measured.clear()
 
-    def validation_step(self, batch: Examples, batch_idx: int) -> None:
-        """Evaluate a batch."""
+    def validation_step(self, batch: Examples, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluate a batch of one of the splits."""
         inputs, targets = batch
-        self._outputs.append((self.network(inputs), targets))
+        self._measured.setdefault(dataloader_idx, []).append((self.network(inputs), targets))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation split."""
-        self._log_means("val")
+        """Log the means over each split."""
+        for index, outputs in self._measured.items():
+            self._log_means(self.splits[index], outputs)
+        self._measured.clear()
 
     def _augmented(self, batch: Examples) -> Examples:
         """Augment by draws of their own, so that the network draws as it does without."""
@@ -235,9 +245,8 @@ class Classifier(pl.LightningModule):
         loss, penalty = self._loss_of(logits, targets), self.anchor.penalty(self.network, inputs, logits)
         return (loss if penalty is None else loss + penalty), logits, penalty
 
-    def _log_means(self, part: str) -> None:
-        logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
-        self._outputs.clear()
+    def _log_means(self, part: str, outputs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        logits, targets = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         accuracy = (logits.argmax(1) == labels).float().mean()
         metrics = {f"{part}_loss": self.loss(logits, targets), f"{part}_accuracy": accuracy}

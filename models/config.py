@@ -102,6 +102,7 @@ class RunConfig:
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
+        test_each_epoch: Measure the test split after each epoch too, as `epoch_test_loss` and `epoch_test_accuracy`.
         average: none, ema:DECAY (with start=, warmup=corrected, ramp or none) or polyak: the mean of the weights over
             the steps, measured beside the weights that are kept.
         keep_average: Keep the average of the weights instead of the last ones.
@@ -158,6 +159,7 @@ class RunConfig:
     epochs: int = _in("Training", 20)
     early_stopping: int = _in("Training", 0)
     keep_best: bool = _in("Training", False)
+    test_each_epoch: bool = _in("Training", False)
     average: str = _in("Training", "none")
     keep_average: bool = _in("Training", False)
     seed: int = _in("Training", 0)

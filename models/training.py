@@ -90,6 +90,7 @@ class Training:
             config.sam,
             make_augmenter(config.augment, config.data, self.data, self.device),
             still,
+            tuple(self._watched()),
         )
         self._require_known_stability()
 
@@ -110,7 +111,7 @@ class Training:
         averaged = [self.averaged] if self.averaged else []
         callbacks = [interruption, self._dynamics(store), *self._probing(store), *averaged, *self._best(store)]
         callbacks.append(EpochCheckpoint(checkpoint, progress))
-        val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
+        watched = [TensorLoader(examples.to(self.device), 1024) for examples in self._watched().values()]
         with _own_settings(self.config.threads, self.device):
             self.module.anchor = self._anchor()
             trainer = _trainer(self.config, self.device, store.path, callbacks)
@@ -118,13 +119,18 @@ class Training:
                 trainer.fit(
                     self.module,
                     self.loader,
-                    val or None,
+                    watched or None,
                     ckpt_path=str(checkpoint) if checkpoint.exists() else None,
                 )
             except SystemExit:
                 if interruption.cause is None:
                     raise
                 raise interruption.cause from None
+
+    def _watched(self) -> dict[str, Examples]:
+        """The splits that are measured after each epoch, by the name of their loss."""
+        test = {"epoch_test": self.data.test} if self.config.test_each_epoch else {}
+        return test if self.data.val is None else {"val": self.data.val, **test}
 
     def _announce(self, store: Store) -> None:
         """Write run.json, or make sure that the data is what it was when the run began."""

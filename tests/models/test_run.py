@@ -100,6 +100,28 @@ def test_a_run_is_a_function_of_its_configuration(whole, tmp_path):
     assert digests(tmp_path / "other")["weights"] != digests(whole)["weights"]
 
 
+def test_the_test_split_is_measured_after_each_epoch_and_nothing_else_changes(whole, tmp_path):
+    config, folder = replace(TINY, test_each_epoch=True), tmp_path / "run"
+    assert config.hash != TINY.hash
+    with pytest.raises(Stop):
+        train(config, folder, progress=stop_after(2))
+    train(config, folder)
+    train(config, tmp_path / "again")
+    assert digests(folder) == digests(tmp_path / "again")
+    assert digests(folder)["weights"] == digests(whole)["weights"]
+    before, after = Store(whole).read("training"), Store(folder).read("training")
+    assert set(after) - set(before) == {"epoch_test_loss", "epoch_test_accuracy"}
+    assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
+    assert after["epoch_test_loss"].dims == ("epoch",) and after["epoch_test_loss"].attrs["units"] == "nats"
+    assert float(after["epoch_test_loss"][-1]) == pytest.approx(float(after["test_loss"]), rel=1e-5)
+    assert float(after["epoch_test_accuracy"][-1]) == pytest.approx(float(after["test_accuracy"]))
+
+
+def test_the_test_split_is_measured_after_each_epoch_without_a_validation_split(tmp_path):
+    metrics = train(replace(TINY, val_fraction=0.0, epochs=1, test_each_epoch=True), tmp_path)
+    assert metrics["epoch_test_loss"] == pytest.approx(metrics["test_loss"], rel=1e-5) and "val_loss" not in metrics
+
+
 @pytest.mark.parametrize("epochs", [1, 3, 4])
 def test_a_resumed_run_equals_the_uninterrupted_one(whole, tmp_path, epochs):
     folder = tmp_path / "run"
@@ -447,7 +469,7 @@ def test_a_classifier_takes_another_loss():
     assert torch.equal(module.training_step(batch, 0), expected)
     module.log_dict = lambda metrics, **_: logged.update(metrics)
     logged = {}
-    module._log_means("train")
+    module._log_means("train", module._outputs)
     assert logged["train_loss"] == expected
     assert measure(module.network, batch, margin)[0] == pytest.approx(expected.item(), rel=1e-6)
 
