@@ -11,8 +11,8 @@ from landscape.descent import TOLERANCE
 from landscape.execution import Progress
 from landscape.fields import parse
 from landscape.store import Store
-from models.descent.answering import Plan, answer_name, answer_regression
-from models.descent.planning import least_squares_of, random_features_of
+from models.descent.answering import Plan, answer_name, answer_networks, answer_regression
+from models.descent.planning import least_squares_of, networks_of, random_features_of
 
 __all__ = ["double_descent"]
 
@@ -63,6 +63,6 @@ def double_descent(
         penalties = () if ridge == "none" else None if ridge is None else parse(ridge, tuple[float, ...])
         plan = random_features_of(axis, typed, seeds, penalties)
     else:
-        raise NotImplementedError
+        return answer_networks(networks_of(axis, model, typed, seeds), store, executor, progress, tolerance)
     answer = answer_regression(plan, store, executor, progress, tolerance)
     return store.path / f"{answer_name(plan.about(), tolerance)}.h5", answer

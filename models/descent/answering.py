@@ -17,6 +17,7 @@ from landscape.descent import TOLERANCE, analysed
 from landscape.execution import Answer, Progress, Work, open_executor, resumable_map, working
 from landscape.provenance import provenance
 from landscape.store import Store
+from models.descent.networks import Networks
 
 
 class Plan(Protocol):
@@ -88,6 +89,40 @@ def answer_regression(
         answer = sealed(plan.curves(pieces), plan.about(), tolerance, store)
         journal.discard()
     return answer
+
+
+def answer_networks(
+    plan: Networks,
+    store: Store,
+    executor: str | Executor = "serial",
+    progress: Progress | None = None,
+    tolerance: float = TOLERANCE,
+) -> tuple[Path, xr.Dataset]:
+    """Answer from the store, or train the runs that are missing and keep the answer.
+
+    Args:
+        plan: What is trained.
+        store: Where the answer goes, and every run into a folder of its own.
+        executor: Where runs are trained.
+        progress: Called with (stage, runs done, runs in all).
+        tolerance: Training error at the interpolation threshold.
+
+    Returns:
+        The file and the answer.
+
+    Raises:
+        StoreError: If a file cannot be written or read, or another process is at work here.
+        ValueError: If the data cannot be loaded, or every run failed.
+    """
+    name = answer_name(plan.about(), tolerance)
+    path = store.path / f"{name}.h5"
+    if store.has(name):
+        return path, store.read(name)
+    with store.lock():
+        curves = plan(store.path, executor, progress)
+        if curves["test_loss"].isnull().all():
+            raise ValueError(f"every run failed; failure.json in the folders below {store.path} says why")
+        return path, sealed(curves, plan.about(), tolerance, store)
 
 
 def _piece(plan: Plan, size: int) -> Answer:

@@ -8,13 +8,21 @@ from typing import Any
 from landscape.fields import fields_of
 from models.config import RunConfig
 from models.descent.least_squares import LeastSquares
+from models.descent.networks import FIELD, Networks
 from models.descent.random_features import PENALTIES, FeatureRegression
-from models.descent.sizes import check_axis
+from models.descent.sizes import AXES, check_axis
 from models.tuning.space import Choices, read_dimension
 
 FACTORS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
 """Sizes of regressions, in units of the other size, where the peak is."""
 NOISES = {"noise": (0.0, 0.05, 0.1, 0.15, 0.2)}
+TRAINING = {"data": "mnist1d", "optimizer": "momentum", "lr": 0.01, "momentum": 0.9, "batch_size": 100, "epochs": 150}
+"""What networks are trained with where nothing else was given: the setting of Greydanus & Kobak 2024."""
+QUIET = {"snapshots": "none", "flow_every": 0}
+OF_EPOCHS = {"train_size": 1000, "width": 256}
+WIDTHS = {"mlp": (2, 4, 8, 16, 27, 47, 80, 150, 300), "cnn": (2, 3, 4, 6, 8, 12, 16, 24, 32)}
+SAMPLES = (200, 400, 800, 1200, 1600, 2000, 2400, 3000, 3600)
+EPOCHS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
 _ANNOTATIONS = {field.name: field.annotation for field in fields_of(RunConfig)}
 
 
@@ -100,6 +108,35 @@ def random_features_of(
         several("label_noise", texts.get("label_noise"), NOISES.get(axis, (0.0, 0.2))),
         _seeds(texts, 8 if seeds is None else seeds),
         tuple(PENALTIES if penalties is None else penalties),
+    )
+
+
+def networks_of(axis: str, model: str, texts: Mapping[str, str], seeds: int | None) -> Networks:
+    """Plan trainings of a network from fields that were typed.
+
+    Raises:
+        ValueError: If the plan has no curve, or a run cannot be trained.
+    """
+    check_axis(axis, AXES, model)
+    size = FIELD[axis]
+    swept = {size, "label_noise", "seed", "weight_decay"}
+    rest = {name: one(name, text, None) for name, text in texts.items() if name not in swept}
+    defaults = {**TRAINING, **QUIET, **(OF_EPOCHS if axis == "epochs" else {})}
+    if "optimizer" in rest:  # of another optimizer its own rate and momentum
+        defaults = {name: value for name, value in defaults.items() if name not in ("lr", "momentum")}
+    if model == "cnn":
+        defaults["norm"] = "none"
+    usual = {"width": WIDTHS.get(model), "train_size": SAMPLES, "epochs": EPOCHS}[size]
+    if usual is None and size not in texts:
+        raise ValueError(f"there are no usual widths of {model!r}; give width, as in 2,4,8,16,32")
+    known = {name: value for name, value in defaults.items() if name != size}
+    return Networks(
+        RunConfig(**{**known, **rest, "model": model}),
+        axis,
+        several(size, texts.get(size), usual or ()),
+        several("label_noise", texts.get("label_noise"), NOISES.get(axis, (0.0, 0.2))),
+        _seeds(texts, 8 if seeds is None else seeds),
+        several("weight_decay", texts.get("weight_decay"), (0.0,)),
     )
 
 
