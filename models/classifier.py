@@ -23,7 +23,24 @@ from models.seeds import derived_seed
 from models.transfer.anchors import Anchor
 
 
-class Classifier(pl.LightningModule):
+class LeanModule(pl.LightningModule):
+    """A LightningModule whose batches may lie on its device already, and that costs little in each step."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Spare Lightning's note of the running hook, set forty times a step, torch's checks for parameters."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch that is already there alone."""
+        if isinstance(batch, Examples) and batch.inputs.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+class Classifier(LeanModule):
     """Minimizes the loss of a network, cross-entropy if no other is given.
 
     Loss (nats) and accuracy of training and validation are logged once an epoch as `train_loss`,
@@ -102,13 +119,6 @@ class Classifier(pl.LightningModule):
         self._penalties: list[Tensor] = []
         self._batch: Examples | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Spare Lightning's note of the running hook, set forty times a step, torch's checks for parameters."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
-
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode of all layers but those that stay still."""
         super().train(mode)
@@ -130,12 +140,6 @@ class Classifier(pl.LightningModule):
             return optimizer
         scheduler = LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a batch that is already there alone."""
-        if isinstance(batch, Examples) and batch.inputs.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_batch_start(self, batch: Examples, batch_idx: int) -> None:
         """Seed what is random in this step by (seed, step)."""

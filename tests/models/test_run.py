@@ -28,7 +28,7 @@ from models.architectures import build_model
 from models.classifier import Classifier
 from models.data import Examples, TensorLoader, load_data
 from models.run import RunConfig, import_weights, open_run, train
-from models.training import _own_settings, measure
+from models.training import measure, own_settings
 
 TINY = RunConfig(
     model="mlp",
@@ -479,13 +479,13 @@ def test_every_setting_is_given_back_after_training(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with _own_settings(1, torch.device("cpu")):
+        with own_settings(1, torch.device("cpu")):
             pl.Trainer(deterministic=True, accelerator="cpu", logger=False, enable_checkpointing=False)
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8" and torch.backends.cudnn.benchmark
         assert torch.is_deterministic_algorithms_warn_only_enabled()
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-        with _own_settings(1, torch.device("cpu")):
+        with own_settings(1, torch.device("cpu")):
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     finally:
