@@ -1136,6 +1136,41 @@ def connect(
         raise click.exceptions.Exit(FAILED)
 
 
+# --- double descent -----------------------------------------------------------------------------------------
+
+
+@cli.command("double-descent", cls=SearchCommand)
+@click.option(
+    "--axis", default="width", type=click.Choice(["width", "epochs", "samples", "noise"]), help="What varies."
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions; 100 of least-squares, else 8, if left out.")
+@click.option("--dimension", default=100, type=click.IntRange(min=1), help="Of the Gaussian data of least-squares.")
+@click.option("--ridge", help="Penalties of random-features to choose from on validation data, or none.")
+@click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
+@click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
+@click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
+@executor_option
+@json_option
+def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
+    """Test loss and test error over width, epochs or samples, where training begins to fit everything.
+
+    --model is mlp, cnn or any other network, random-features or least-squares; the sizes are the values of --width,
+    --train-size or --epochs, the levels of noise those of --label-noise. Values by commas, or LOW..HIGH/COUNT.
+    """
+    from landscape import figures
+    from models.descent import double_descent
+    from models.descent.rows import descent_rows, descent_words
+
+    wanted = [] if formats == "none" else formats.split(",")
+    figures.require_formats(wanted)
+    with progress_bar(out.name) as progress:
+        path, answer = double_descent(new_store(out), progress=progress, **options)
+    drawn = figures.write_files(answer, path.stem, out / "figures", wanted)
+    rows, words = descent_rows(answer), descent_words(answer)
+    text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
+    say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 
@@ -1166,7 +1201,16 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
     files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "connection-", "curve-plane-")
+    others = (
+        "sharpness-report-",
+        "ensemble-",
+        "race-",
+        "search-",
+        "lr-range-",
+        "connection-",
+        "curve-plane-",
+        "double-descent-",
+    )
     return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 

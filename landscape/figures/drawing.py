@@ -15,6 +15,7 @@ from landscape.figures.contours import contour
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
+from landscape.figures.descent import descent_curves, descent_map, peaks_by_noise
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.ensembles import ensemble_growth, reliability
@@ -117,6 +118,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
+    "double-descent": [("test_loss", {"arm", "noise", "size", "seed"}), ("threshold", {"noise", "criterion"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
     "race": [("path", {"optimizer", "step", "coordinate"}), ("surface", {"w1", "w2"})],
     "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
@@ -213,6 +215,15 @@ def _flow(answer: xr.Dataset) -> dict[str, Figure]:
     return figures
 
 
+def _double_descent(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
+    has_map = "epoch_test_error" in answer and answer.sizes["epoch"] > 1
+    return (
+        {"descent": descent_curves(answer, width=width)}
+        | ({"peaks-by-noise": peaks_by_noise(answer)} if "noise_correlation" in answer else {})
+        | ({"descent-map": descent_map(answer, width=width)} if has_map else {})
+    )
+
+
 def _search(answer: xr.Dataset) -> dict[str, Figure]:
     plane = {"response-surface": response_surface(answer)} if has_response_surface(answer) else {}
     return {"marginals": marginals(answer), **plane}
@@ -246,6 +257,7 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "surface": _surface,
     "curvature-surface": _curvature_surface,
     "volume": _volume,
+    "double-descent": _double_descent,
     "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
