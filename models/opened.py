@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from landscape import Objective
 from landscape.diagnosis import Record, recorded
@@ -72,6 +72,18 @@ class Run:
                 found[str(name)] = float(values.values.reshape(-1)[-1])
         return found
 
+    def weights(self) -> dict[str, Tensor]:
+        """Read every tensor of the network by name, buffers included.
+
+        Raises:
+            MissingError: If training has not finished.
+            DamagedFileError: If the file is damaged.
+        """
+        path = self.folder / "weights.safetensors"
+        if not path.exists():
+            raise MissingError(f"{self.folder} has no weights yet; run the same train command to finish it")
+        return load_weights(path)[0]
+
     def model(self) -> nn.Module:
         """Build the network with its weights, in eval mode, on the CPU.
 
@@ -79,11 +91,8 @@ class Run:
             MissingError: If training has not finished.
             WeightsError: If the weights do not fit the network, or are not finite.
         """
-        path = self.folder / "weights.safetensors"
-        if not path.exists():
-            raise MissingError(f"{self.folder} has no weights yet; run the same train command to finish it")
-        network = self._network()
-        fit_weights(network, load_weights(path)[0])
+        weights, network = self.weights(), self._network()
+        fit_weights(network, weights)
         return network.eval()
 
     def untrained(self, seed: int) -> nn.Module:
