@@ -15,7 +15,7 @@ from landscape.moments import Moments
 from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS, check_augmentation
-from models.averaging import AVERAGES, make_average
+from models.averaging import AVERAGES, check_average, make_average
 from models.data import TASKS, check_task
 from models.data.standardization import STANDARDIZATIONS, check_standardization
 from models.initialization import check_initialization
@@ -96,15 +96,15 @@ class RunConfig:
             shear, lens, cutout, mixup:ALPHA or random:N, several joined by + in their order, as in
             crop:pad=1+rotate:10+mixup:0.2, or none. Probes measure the data as it is.
         batch_size: Examples a step, or all; the last batch of an epoch may be short. gd always takes all.
-        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone
-            or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
+        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential, swa or fge,
+            alone or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
         warmup: Steps of linear warm-up.
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
         test_each_epoch: Measure the test split after each epoch too, as `epoch_test_loss` and `epoch_test_accuracy`.
-        average: none, ema:DECAY (with start=, warmup=corrected, ramp or none) or polyak: the mean of the weights over
-            the steps, measured beside the weights that are kept.
+        average: none, ema:DECAY (with start=, warmup=corrected, ramp or none), polyak, swa (swa:start=0.75,every=1) or
+            lawa:K: the mean of the weights over steps or ends of epochs, measured beside the weights that are kept.
         keep_average: Keep the average of the weights instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
         fork_step: Optimizer steps after which the order of examples and all random draws come from fork_seed; until
@@ -356,13 +356,8 @@ def _check_training(config: RunConfig) -> None:
 
 
 def _check_average(config: RunConfig) -> None:
-    average = make_average(config.average)
-    if average and config.epochs and average.start >= config.epochs:
-        raise ValueError(
-            f"average {config.average!r} starts after {average.start} epochs, but there are {config.epochs}; "
-            "start earlier"
-        )
-    if config.keep_average and not average:
+    check_average(config.average, config.epochs)
+    if config.keep_average and make_average(config.average) is None:
         raise ValueError("keep_average needs an average to keep; give average, as in ema:0.99")
     if config.keep_average and config.keep_best:
         raise ValueError("keep_best and keep_average name two sets of weights; choose one")
