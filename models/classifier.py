@@ -19,7 +19,7 @@ from models.losses import Loss
 from models.normalization import exact_norms, settle_statistics
 from models.optimizers import OwnOptimizer
 from models.regularization.depth import can_skip
-from models.seeds import derived_seed
+from models.seeds import Fork, derived_seed, seed_at
 from models.transfer.anchors import Anchor
 
 
@@ -66,6 +66,7 @@ class Classifier(LeanModule):
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).
         seed: Seed of what is random in a step.
+        fork: From which step on another seed takes its place; never if None.
         loss: The mean loss of logits (N, K) and targets (N,).
         rules: What is done to gradients before the optimizer steps.
         sam: Radius of sharpness-aware minimization; 0 for none.
@@ -86,6 +87,7 @@ class Classifier(LeanModule):
         augment: Callable[[Examples], Examples] | None = None,
         still: Sequence[nn.Module] = (),
         splits: Sequence[str] = ("val",),
+        fork: Fork | None = None,
     ) -> None:
         """Put a training together.
 
@@ -100,10 +102,12 @@ class Classifier(LeanModule):
             augment: From a batch on its device to the one that the step takes, drawn from torch's global generator.
             still: Layers of the network that stay in eval mode.
             splits: What each validation loader holds.
+            fork: From which step on what is random comes from another seed; never if None.
         """
         super().__init__()
         self.network = network
         self.seed = seed
+        self.fork = fork
         self.loss = loss
         self.rules = rules or GradientRules()
         self.sam = sam
@@ -230,7 +234,7 @@ class Classifier(LeanModule):
         return loss
 
     def _seed_step(self, purpose: str = "step") -> None:
-        seed = derived_seed(self.seed, purpose, self.global_step)
+        seed = derived_seed(seed_at(self.global_step, self.seed, self.fork), purpose, self.global_step)
         # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.store import Store
+from landscape.text import clean
 from models.config import RunConfig
 from models.opened import Run, import_weights, open_run
 from models.transfer.start import require_unchanged
@@ -69,7 +70,8 @@ def is_finished(store: Store, config: RunConfig) -> bool:
         return False
     about = store.load_json("run")
     if about.get("kind") != "trained":
-        raise ValueError(f"{store.path} holds imported weights, not a training; choose another folder")
+        kind = clean(str(about.get("kind")), limit=20)
+        raise ValueError(f"{store.path} holds {kind} weights, not a training; choose another folder")
     # a run made before a field was added has the default of that field
     old, new = _without_places(RunConfig.from_dict(about["config"])), _without_places(config)
     if old != new:

@@ -44,7 +44,7 @@ from models.optimizers import build_optimizer
 from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
-from models.seeds import derived_seed
+from models.seeds import Fork, derived_seed
 from models.transfer.anchors import Anchor, make_anchor
 from models.transfer.beginning import Beginning
 from models.transfer.freezing import freeze, parameter_groups
@@ -75,7 +75,10 @@ class Training:
         still = freeze(self.network, config.freeze)
         count = len(self.data.train.targets)
         self.batch_size = count if config.batch_size == "all" else config.batch_size
-        self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
+        fork = None if config.fork_step is None else Fork(config.fork_step, config.fork_seed)
+        train = self.data.train.to(self.device)
+        self.loader = TensorLoader(train, self.batch_size, shuffle=True, seed=config.seed, fork=fork)
+        _refuse_late_fork(config, len(self.loader))
         movable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer()(movable)  # settings that it refuses fail here, before anything is written
         average = make_average(config.average)
@@ -91,6 +94,7 @@ class Training:
             make_augmenter(config.augment, config.data, self.data, self.device),
             still,
             tuple(self.watched()),
+            fork,
         )
         self._require_known_stability()
 
@@ -282,6 +286,15 @@ def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
         raise ValueError(
             f"{count} training examples leave a batch of one, which batch normalization cannot normalize; "
             "choose another batch_size or train_size"
+        )
+
+
+def _refuse_late_fork(config: RunConfig, steps_an_epoch: int) -> None:
+    steps = steps_an_epoch * config.epochs
+    if config.fork_step is not None and config.fork_step >= steps:
+        raise ValueError(
+            f"fork_step {config.fork_step} is not before the end of this training, which has {steps} steps "
+            f"({steps_an_epoch} an epoch); fork earlier or train longer"
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from landscape.figures.animations import animation_frames, gif, mp4
 from landscape.figures.comparisons import Asked, draw_side_by_side, labels_of, question_of
+from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
@@ -49,8 +50,11 @@ __all__ = [
     "animation_frames",
     "backpropagated",
     "by_step",
+    "connection",
+    "connection_training",
     "contour",
     "contours_side_by_side",
+    "curve_plane",
     "density",
     "descent_curves",
     "descent_map",

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape
@@ -111,6 +112,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "connection": [("loss", {"path", "t"}), ("length", {"path"}), ("step_loss", {"step"})],
+    "curve-plane": [("loss", {"alpha", "beta"}), ("curve_alpha", {"t"}), ("control_alpha", {"control"})],
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
@@ -185,6 +188,11 @@ def _curvature_surface(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
 def _volume(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
     is_thin = min(answer.sizes[axis] for axis in ("alpha", "beta", "gamma")) < 2
     return {} if is_thin else {"volume": volume_slices(answer, width=width)}
+
+
+def _curve_plane(answer: xr.Dataset) -> dict[str, Figure]:
+    error = {"plane-error": curve_plane(answer, metric="error")} if "accuracy" in answer else {}
+    return {"plane": curve_plane(answer), **error}
 
 
 def _training(answer: xr.Dataset) -> dict[str, Figure]:
@@ -264,6 +272,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "stability-by-step": lambda answer: {"stability-by-step": stability_by_step(answer)},
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
+    "connection": lambda answer: {"profile": connection(answer), "descent": connection_training(answer)},
+    "curve-plane": _curve_plane,
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
