@@ -1149,7 +1149,11 @@ def connect(
 @click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
 @click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
 @click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
-@executor_option
+@click.option(
+    "--executor",
+    metavar="serial|processes|processes:N|dask:ADDRESS",
+    help="Where it is computed; processes for networks, serial for regressions, if left out.",
+)
 @json_option
 def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
     """Test loss and test error over width, epochs or samples, where training begins to fit everything.
