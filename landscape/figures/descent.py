@@ -51,7 +51,7 @@ def descent_curves(answer: xr.Dataset, *, width: Width = "double") -> Figure:
     Vertical lines stand at the interpolation threshold, with a band from the nearest size that does not reach it.
 
     Args:
-        answer: What `landscape.descent.analysed` made: test_loss (arm, noise, size, seed), threshold (noise, criterion).
+        answer: What `landscape.descent.analysed` made: test_loss (arm, noise, size, seed) and the rest.
         width: How many columns of a paper two panels fill; one panel is one column wide.
     """
     metrics = [metric for metric in METRICS if f"test_{metric}" in answer]
