@@ -99,7 +99,7 @@ def read_plan(store: Store) -> dict[str, Any]:
     plan = store.load_json(PLAN)
     if plan.get("schema_version", 0) > SCHEMA_VERSION:
         raise NewerSchemaError(f"{store.path} was made by a newer version of landscape-lab; install that one")
-    if set(plan) < {"dims", "runs", "probes", "question", "provenance"}:
+    if not {"dims", "runs", "probes", "question", "provenance"} <= set(plan):
         raise DamagedFileError(f"{store.path / PLAN}.json is no plan of a sweep; run the command of the sweep again")
     return plan
 

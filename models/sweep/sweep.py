@@ -122,7 +122,7 @@ class Sweep:
         self._require_data()
         store = Store(out)
         with store.lock(), store.journal(PLAN) as journal:
-            self._save_plan(store)
+            self.save_plan(store)
             tasks, counts = self.left(store.path, retry_failed)
             self._settle(store, journal, tasks, counts, executor, progress, watch)
             answer = open_sweep(out)
@@ -153,7 +153,8 @@ class Sweep:
         for config in {config.data: config for config in self.configs}.values():
             load_data(config.data, **config.data_options)
 
-    def _save_plan(self, store: Store) -> None:
+    def save_plan(self, store: Store) -> None:
+        """Write the plan into a folder, in the place of an older one."""
         plan = {"schema_version": SCHEMA_VERSION, "kind": "sweep", **self.question}
         before = store.load_json(PLAN) if (store.path / f"{PLAN}.json").exists() else {}
         if any(before.get(name) != value for name, value in plan.items()):
