@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.averages import averaging, averaging_differences, rays
 from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
@@ -124,6 +125,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
     "race-basins": [("ended_as", {"optimizer", "start"}), ("surface", {"w1", "w2"})],
     "race-online": [("x", {"optimizer", "step"}), ("regret", {"optimizer", "step"})],
+    "swa": [("plane", {"metric", "x", "y"}), ("rise", {"seed", "point"}), ("line", {"seed", "reference", "alpha"})],
+    "rays": [("loss_rise", {"ray", "radius"}), ("mean_loss_rise", {"radius"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -286,6 +289,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},
+    "swa": lambda answer: {"averages": averaging(answer), "differences": averaging_differences(answer)},
+    "rays": lambda answer: {"rays": rays(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,
