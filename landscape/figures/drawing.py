@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.barriers import barrier_matrix, fork_instability, path_curves
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape
@@ -110,6 +111,9 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
         ("overlap_error", set()),
         ("chance", set()),
     ],
+    "interpolation": [("loss", {"path", "alpha"}), ("barrier", {"path", "metric", "definition"})],
+    "barrier-matrix": [("barrier", {"path", "run", "other", "metric", "definition"})],
+    "fork": [("barrier", {"fork_step", "seed", "pair", "metric", "definition"}), ("instability", {"fork_step"})],
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
@@ -253,6 +257,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
+    "interpolation": lambda answer: {"path": path_curves(answer)},
+    "barrier-matrix": lambda answer: {"barriers": barrier_matrix(answer)},
+    "fork": lambda answer: {"instability": fork_instability(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
         "noise-by-step": noise_by_step(answer),
