@@ -14,6 +14,7 @@ from landscape.figures.style import (
     LINES,
     VERMILLION,
     WIDTHS,
+    Width,
     count,
     figure_of,
     legend_above,
@@ -31,33 +32,41 @@ _TITLES = {"loss": "train loss", "error": "train error", "test_loss": "test loss
 
 
 @styled
-def path_curves(answer: xr.Dataset) -> Figure:
+def path_curves(answer: xr.Dataset, *, width: Width = "single") -> Figure:
     """Loss and error along each path, training and test, with the ends marked and the barrier as a bracket.
 
     Args:
         answer: loss, accuracy, ... over (path, alpha); barrier and peak.
+        width: How many columns of a page it fills: panels one below the other, or side by side.
     """
     metrics = [name for name in _PANELS if name in answer["metric"].values]
-    figure = Figure(figsize=(WIDTHS["double"] if len(metrics) > 1 else WIDTHS["single"], 2.5), layout="constrained")
-    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    shape = (len(metrics), 1) if width == "single" else (1, len(metrics))
+    figure = Figure(figsize=(WIDTHS[width], 0.9 + 1.7 * shape[0]), layout="constrained")
+    panels = figure.subplots(*shape, squeeze=False).ravel()
     for panel, metric in zip(panels, metrics, strict=True):
         _curves(panel, answer, metric)
+    for panel in panels[-shape[1] :]:
+        panel.set_xlabel("Place on the path α (0: A, 1: B)")
     legend_above(panels[0], columns=2)
     note_under(figure, _told(answer))
     return figure
 
 
 @styled
-def barrier_matrix(answer: xr.Dataset) -> Figure:
+def barrier_matrix(answer: xr.Dataset, *, width: Width = "single") -> Figure:
     """Heat maps of the barrier between all pairs, one a path and metric, the runs by their groups.
 
     Args:
         answer: barrier over (path, run, other, metric, definition), group over (run,).
+        width: How many columns of a page it fills.
     """
     metrics = [name for name in ("loss", "error", "test_error") if name in answer["metric"].values]
     paths = answer["path"].values
-    figure = Figure(figsize=(WIDTHS["double"], 0.5 + 2.3 * len(paths)), layout="constrained")
-    panels = figure.subplots(len(paths), len(metrics), squeeze=False)
+    upright = width == "single"
+    shape = (len(metrics), len(paths)) if upright else (len(paths), len(metrics))
+    figure = Figure(figsize=(WIDTHS[width], 0.4 + min(WIDTHS[width] / shape[1], 2.3) * shape[0]), layout="constrained")
+    grid = figure.subplots(*shape, squeeze=False)
+    panels = grid.T if upright else grid
     values = answer["barrier"].sel(definition=answer.attrs["barrier_default"])
     for column, metric in enumerate(metrics):
         scale = 1 if metric.endswith("loss") else 100
@@ -67,7 +76,7 @@ def barrier_matrix(answer: xr.Dataset) -> Figure:
             shown = scale * values.sel(metric=metric, path=path).values
             image = panel.imshow(shown, vmin=0, vmax=highest, cmap="cividis")
             panel.set_title(f"{_TITLES[metric]}, {clean(path)}" if len(paths) > 1 else _TITLES[metric])
-            _name_groups(panel, answer, with_names=column == 0)
+            _name_groups(panel, answer, with_names=panel in grid[:, 0])
         unit = "nats" if scale == 1 else "% of examples"
         figure.colorbar(image, ax=list(panels[:, column]), label=f"Barrier ({unit})", shrink=0.8)
     note_under(
@@ -126,7 +135,6 @@ def _curves(panel: Axes, answer: xr.Dataset, metric: str) -> None:
             ends = values[np.isin(alphas, (0, 1))]
             panel.plot([0, 1], ends, "D", color=BLACK, markerfacecolor="white", markersize=4, gid="ends")
         _bracket(panel, answer.sel(path=path), metric, scale, LINES[2] if number else BLACK)
-    panel.set_xlabel("Place on the path α (0: A, 1: B)")
     panel.set_ylabel(_PANELS[metric])
     if alphas.min() < 0 or alphas.max() > 1:
         panel.axvspan(0, 1, color="0.93", zorder=-1, linewidth=0)

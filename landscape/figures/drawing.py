@@ -242,6 +242,8 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "surface": _surface,
     "curvature-surface": _curvature_surface,
     "volume": _volume,
+    "interpolation": lambda answer, width: {"path": path_curves(answer, width=width)},
+    "barrier-matrix": lambda answer, width: {"barriers": barrier_matrix(answer, width=width)},
     "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
@@ -257,8 +259,6 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "subspace-overlap": lambda answer: {"overlap-by-rank": overlap_by_rank(answer)},
     "subspace-overlap-by-step": lambda answer: {"overlap-by-step": overlap_by_step(answer)},
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
-    "interpolation": lambda answer: {"path": path_curves(answer)},
-    "barrier-matrix": lambda answer: {"barriers": barrier_matrix(answer)},
     "fork": lambda answer: {"instability": fork_instability(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
