@@ -76,12 +76,11 @@ def barrier_matrix(answer: xr.Dataset, *, width: Width = "single") -> Figure:
             shown = scale * values.sel(metric=metric, path=path).values
             image = panel.imshow(shown, vmin=0, vmax=highest, cmap="cividis")
             panel.set_title(f"{_TITLES[metric]}, {clean(path)}" if len(paths) > 1 else _TITLES[metric])
-            _name_groups(panel, answer, with_names=panel in grid[:, 0])
+            _name_groups(panel, answer, left=panel in grid[:, 0], bottom=panel in grid[-1])
         unit = "nats" if scale == 1 else "% of examples"
         figure.colorbar(image, ax=list(panels[:, column]), label=f"Barrier ({unit})", shrink=0.8)
-    note_under(
-        figure, [f"barrier by the definition {answer.attrs['barrier_default']}, at most over the points measured"]
-    )
+    told = f"definition {answer.attrs['barrier_default']}, the highest of {answer.sizes['alpha']} points"
+    note_under(figure, [f"barrier by the {told}"])
     return figure
 
 
@@ -111,6 +110,7 @@ def fork_instability(answer: xr.Dataset, *, ax: Axes | None = None) -> Figure:
     ax.set_xscale("symlog", linthresh=float(positive.min()) if positive.size else 1.0)
     ax.set_xticks(steps, [f"{step:,}" for step in steps])
     ax.minorticks_off()
+    ax.set_xlim(-0.3 * (positive.min() if positive.size else 1), 1.25 * max(steps.max(), 1))
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     ax.set_xlabel("Step of the fork")
     ax.set_ylabel("Instability of the error (%)")
@@ -168,7 +168,7 @@ def _told(answer: xr.Dataset) -> list[str]:
     return [*lines, f"{kind}, BatchNorm {clean(answer.attrs.get('normalization', 'unknown'))} at each point"]
 
 
-def _name_groups(panel: Axes, answer: xr.Dataset, with_names: bool) -> None:
+def _name_groups(panel: Axes, answer: xr.Dataset, *, left: bool, bottom: bool) -> None:
     groups = [str(group) for group in answer["group"].values]
     edges = [n for n in range(1, len(groups)) if groups[n] != groups[n - 1]]
     for edge in edges:
@@ -180,8 +180,9 @@ def _name_groups(panel: Axes, answer: xr.Dataset, with_names: bool) -> None:
         names, ticks = told_apart([groups[start] for start in starts]), middles
     else:
         names, ticks = told_apart([str(run) for run in answer["run"].values], 12), list(range(len(groups)))
-    panel.set_xticks(ticks, names, rotation=40, ha="right", fontsize=6)
-    panel.set_yticks(ticks, names if with_names else [""] * len(ticks), fontsize=6)
+    nothing = [""] * len(ticks)
+    panel.set_xticks(ticks, names if bottom else nothing, rotation=40, ha="right", fontsize=6)
+    panel.set_yticks(ticks, names if left else nothing, fontsize=6)
 
 
 def _stability_told(answer: xr.Dataset) -> list[str]:
