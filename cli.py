@@ -1317,6 +1317,61 @@ def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
 # --- averages of weights -----------------------------------------------------------------------------------
 
 
+# --- paths between runs ------------------------------------------------------------------------------------
+
+align_options = [
+    click.option(
+        "--align", is_flag=True, help="Also with hidden units matched (weight matching, Ainsworth et al. 2023)."
+    ),
+    click.option(
+        "--permutations", type=RUN, help="JSON file that says which axes belong to which units; found if not."
+    ),
+]
+measuring_options = [
+    click.option("--data", help=f"Other data than the runs' own: {DATA}."),
+    click.option("--examples", type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
+    click.option("--device", help="cpu, cuda, cuda:1, ...; cpu if left out."),
+    click.option("--executor", default="serial", metavar="serial|processes|processes:N|dask:ADDRESS"),
+    json_option,
+]
+
+
+@cli.command()
+@click.argument("a", type=RUN)
+@click.argument("b", type=RUN)
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=25, help="Places between A and B that are measured first.")
+@click.option("--reach", type=Value(tuple[float, float]), default=(0.0, 1.0), help="First and last place, as -1,2.")
+@click.option("--refine", default=2, help="Rounds in which the places around the highest points are halved.")
+@with_options(align_options)
+@click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
+@with_options(measuring_options)
+def path(
+    a: Path,
+    b: Path,
+    align: bool,
+    permutations: Path | None,
+    out: Path | None,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Loss and error on the way from run A to run B, BatchNorm recalibrated at each point, and the barrier."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import path_rows
+    from models.joining import path_between, stored_metrics
+    from models.opened import open_run
+
+    settings = {name: values.pop(name) for name in ("kind", "points", "reach", "refine")}
+    probe, objective = path_between([a, b], align, permutations, settings, **given(values))
+    store = new_store(out or a)
+    with progress_bar(a.name) as progress:
+        answer = ask(probe, objective, store, executor, progress)
+    rows = path_rows(answer, [stored_metrics(open_run(run)) for run in (a, b)] if values["data"] is None else ())
+    file = store.path / f"{answer_name(probe, objective)}.h5"
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
 @cli.command()
 @runs_argument
 @click.option(
@@ -1391,6 +1446,69 @@ def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
     say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
 
 
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=11, help="Places on each path.")
+@with_options(align_options)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
+@with_options(measuring_options)
+def barriers(
+    runs: tuple[Path, ...],
+    align: bool,
+    permutations: Path | None,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import group_rows
+    from models.joining import matrix_of
+
+    settings = {name: values.pop(name) for name in ("kind", "points")}
+    probe, objective = matrix_of(runs, align, permutations, settings, **given(values))
+    with progress_bar(out.name) as progress:
+        answer = ask(probe, objective, new_store(out), executor, progress)
+    file, rows = out / f"{answer_name(probe, objective)}.h5", group_rows(answer)
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
+@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
+@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
+@click.option("--points", default=25, help="Places on the line between two ends.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
+@executor_option
+@json_option
+def fork(
+    steps: tuple[int, ...],
+    seeds: int,
+    copies: int,
+    points: int,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **factors: Any,
+) -> None:
+    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
+    from models.config import RunConfig
+    from models.forking import Forks, fork_rows
+
+    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
+    with progress_bar(out.name) as progress:
+        answer = forks(out, executor, progress)
+    rows, file = fork_rows(answer), out / f"{forks.name}.h5"
+    about = [f"{name}: {number(answer[name].sel(metric='error').item())}" for name in ("stable_from", "spearman")]
+    text = f"{clean(file)}\n{indent(table(rows), '  ')}\n  training error: {', '.join(about)}"
+    say({**contents(answer, file), "rows": rows}, text, as_json)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 
@@ -1426,6 +1544,9 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
 
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
+    files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
+    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "barrier-matrix-", "fork-")
+    return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
