@@ -54,10 +54,12 @@ if TYPE_CHECKING:
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
 OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
+    "barrier-matrix-",
     "connection-",
     "curve-plane-",
     "double-descent-",
     "ensemble-",
+    "fork-",
     "lr-range-",
     "race-",
     "search-",
@@ -1544,9 +1546,6 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
 
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
-    files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "barrier-matrix-", "fork-")
-    return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
