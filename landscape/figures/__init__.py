@@ -38,6 +38,14 @@ from landscape.figures.spectra import eigenvalues
 from landscape.figures.spreadsheets import tables
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
+from landscape.figures.sweeps import (
+    draw_sweep,
+    effect_forest,
+    factor_curves,
+    heat_map,
+    parallel_coordinates,
+    training_curves,
+)
 from landscape.figures.volumes import volume_slices
 from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volume_vti
 
@@ -53,15 +61,19 @@ __all__ = [
     "density",
     "draw",
     "draw_side_by_side",
+    "draw_sweep",
+    "effect_forest",
     "eigenvalue_ends",
     "eigenvalue_ratio",
     "eigenvalues",
     "ensemble_growth",
     "escape",
+    "factor_curves",
     "first_task",
     "generic",
     "gif",
     "gradient_flow",
+    "heat_map",
     "image_rows",
     "index_against_loss",
     "interactive_race",
@@ -83,6 +95,7 @@ __all__ = [
     "overlap_by_step",
     "page",
     "paper_style",
+    "parallel_coordinates",
     "path_geometry",
     "pictures_among",
     "probe_accuracy",
@@ -110,6 +123,7 @@ __all__ = [
     "surfaces_side_by_side",
     "tables",
     "train_and_test",
+    "training_curves",
     "trajectory_loss",
     "trajectory_vtp",
     "update_ratios",

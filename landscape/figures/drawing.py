@@ -33,6 +33,7 @@ from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import Width
+from landscape.figures.sweeps import draw_sweep, effect_forest
 from landscape.figures.trajectories import trajectory_of
 from landscape.figures.volumes import volume_slices
 
@@ -113,6 +114,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
+    "sweep": [("status", set()), ("run", set())],
+    "effects": [("estimate", {"effect"}), ("share", {"source"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
     "race": [("path", {"optimizer", "step", "coordinate"}), ("surface", {"w1", "w2"})],
@@ -261,6 +264,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "linear-probes": lambda answer: {"accuracy-by-layer": probe_accuracy(answer)},
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
+    "sweep": draw_sweep,
+    "effects": lambda answer: {"effects": effect_forest(answer)},
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},

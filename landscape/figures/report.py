@@ -78,6 +78,7 @@ _CAPTIONS = {
     "ends": "Where each optimizer ends, at the places where it started.",
     "online": "Forms of Adam on a convex problem whose losses change at every step.",
     "sharpness-runs": "Sharpness of every run, best run first.",
+    "effects": "What each factor of the sweep, and each pair of factors, does to the metric.",
     "by-step": "What the probe found while the model trained.",
 }
 _INTERACTIVE: dict[str, Callable[[xr.Dataset], Any]] = {"surface3d": interactive_surface, "volume": interactive_volume}
