@@ -343,9 +343,7 @@ def test_a_report_over_runs_is_named_by_its_question_and_is_no_run(own: Path, tm
     first = names(*runs[:4])
     assert len(first) == 1
     assert names(*runs[3::-1]) == names(*runs[:4], "--rho", "5e-2") == first
-    for number, other in enumerate(
-        [(*runs[:4], "--strata", "lr"), (*runs[:4], "--rho", 0.1), runs[1:], (*runs[:4], "--dtype", "float64")], start=2
-    ):
+    for number, other in enumerate([(*runs[:4], "--strata", "lr"), (*runs[:4], "--rho", 0.1), runs[1:]], start=2):
         assert len(names(*other)) == number
     rows = json.loads(call("list", tmp_path / "all", "--json").output)
     assert [row["run"] for row in rows] == [run.name for run in runs]

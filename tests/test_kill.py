@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("kills", "epochs"), [(3, 20), pytest.param(25, 200, marks=SLOW)])
+@pytest.mark.parametrize(("kills", "epochs"), [(2, 10), pytest.param(25, 200, marks=SLOW)])
 def test_training_killed_at_random_ends_where_the_uninterrupted_one_did(tmp_path: Path, kills: int, epochs: int):
     run, whole = tmp_path / "killed", tmp_path / "whole"
     train = (*TRAIN, "--epochs", epochs)
@@ -78,8 +78,8 @@ def test_training_killed_at_random_ends_where_the_uninterrupted_one_did(tmp_path
 @pytest.mark.parametrize(
     ("kills", "resolution", "options"),
     [
-        (3, 25, ()),
-        (3, 25, ("--sampling", "adaptive", "--radius", "auto")),
+        (2, 25, ()),
+        pytest.param(3, 25, ("--sampling", "adaptive", "--radius", "auto"), marks=SLOW),
         pytest.param(25, 101, (), marks=SLOW),
         pytest.param(25, 101, ("--sampling", "adaptive", "--tolerance", "0.001"), marks=SLOW),
     ],

@@ -1,0 +1,7 @@
+"""Sweeps over fields of a run: what to train, as one job that goes on where it was interrupted."""
+
+from models.space import Space
+from models.sweep.plan import Plan
+from models.sweep.sweep import Counts, Sweep
+
+__all__ = ["Counts", "Plan", "Space", "Sweep"]
