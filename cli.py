@@ -1078,6 +1078,34 @@ def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
             )
 
 
+# --- sweeps in tables, distances between runs ---------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("sweep", type=RUN)
+@click.option("--metric", default="test_accuracy", help="Any number a run: test_loss, wall_seconds, ...")
+@click.option(
+    "--pairing",
+    type=click.Choice(["auto", "seed", "none"]),
+    default="auto",
+    help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
+)
+@click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@json_option
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+    """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
+    from landscape import figures
+    from landscape.sweep_tables import ask_effects, effect_rows, effects_text, source_rows
+
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
+    files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
+    path = sweep / f"{name}.h5"
+    rows = {"sources": source_rows(answer), "effects": effect_rows(answer, answer.sizes["effect"])}
+    text = f"{clean(path)}\n{indent(effects_text(answer), '  ')}"
+    say({**contents(answer, path), **rows, "figures": files}, text, as_json)
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 

@@ -92,7 +92,7 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
     values, hidden = averaged(values, [*panel_factors, colour])
     low, middle, high = _band(values, "mean")
     figure, panels = _new_panels(panel_factors)
-    epochs = sweep["epoch"].values if "epoch" in sweep.coords else np.arange(1, values.sizes["epoch"] + 1)
+    epochs = np.arange(1, values.sizes["epoch"] + 1)  # measured after each
     for at, panel in zip(_positions(panel_factors), panels, strict=True):
         rows = [part.isel(at).values.reshape(-1, len(epochs)) for part in (middle, low, high)]
         for level in _drawn(colour):
