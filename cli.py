@@ -1106,6 +1106,42 @@ def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_js
     say({**contents(answer, path), **rows, "figures": files}, text, as_json)
 
 
+class DistancesCommand(GroupedCommand):
+    """`distances`: its options are the fields of Distances, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fields, then the options declared here."""
+        from models.distances import Distances
+
+        return [*options_of(Distances, "The question"), *super().get_params(ctx)]
+
+
+@cli.command(cls=DistancesCommand)
+@runs_argument
+@click.option("--out", type=RUN, help="Folder of the answer; that of the run, or distances beside several runs.")
+@json_option
+def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values: Any) -> None:
+    """Compare runs, or the moments of one run, pair by pair: weights, angles, predictions, and their plane."""
+    from landscape import figures
+    from models.distances import Distances, ask_distances, distance_rows
+    from models.opened import open_run
+
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
+    folder = out or (home / "distances" if len(runs) > 1 else runs[0])
+    with progress_bar("distances") as progress:
+        name, answer = ask_distances(Distances(**values), opened, folder, progress)
+    files = [
+        str(file)
+        for kind, one in figures.draw(answer, name).items()
+        for file in figures.save(one, folder / "figures" / f"{name}-{kind}")
+    ]
+    path, rows = folder / f"{name}.h5", distance_rows(answer)
+    say({**contents(answer, path), "rows": rows, "figures": files}, f"{clean(path)}\n{table(rows)}", as_json)
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 

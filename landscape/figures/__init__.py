@@ -13,6 +13,7 @@ from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
+from landscape.figures.distances import distance_matrices, distance_plane
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
@@ -59,6 +60,8 @@ __all__ = [
     "contour",
     "contours_side_by_side",
     "density",
+    "distance_matrices",
+    "distance_plane",
     "draw",
     "draw_side_by_side",
     "draw_sweep",

@@ -14,6 +14,7 @@ from landscape.figures.contours import contour
 from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
+from landscape.figures.distances import distance_matrices, distance_plane
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.ensembles import ensemble_growth, reliability
@@ -115,6 +116,7 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
     "sweep": [("status", set()), ("run", set())],
+    "distances": [("distance", {"point", "other"}), ("plane", {"point", "component"})],
     "effects": [("estimate", {"effect"}), ("share", {"source"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
@@ -265,6 +267,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
     "sweep": draw_sweep,
+    "distances": lambda answer: {"matrices": distance_matrices(answer), "plane": distance_plane(answer)},
     "effects": lambda answer: {"effects": effect_forest(answer)},
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},

@@ -78,6 +78,8 @@ _CAPTIONS = {
     "ends": "Where each optimizer ends, at the places where it started.",
     "online": "Forms of Adam on a convex problem whose losses change at every step.",
     "sharpness-runs": "Sharpness of every run, best run first.",
+    "matrices": "Distances between the points, cosines of their ways from the start, and different predictions.",
+    "plane": "The points in the plane of their principal components.",
     "effects": "What each factor of the sweep, and each pair of factors, does to the metric.",
     "by-step": "What the probe found while the model trained.",
 }

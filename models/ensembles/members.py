@@ -80,7 +80,7 @@ def snapshots(run: Run, *, last: int = 0, moments: Literal["cycles", "kept"] = "
     if last > len(steps):
         what = "ends of cycles" if moments == "cycles" else "snapshots after its first step"
         raise ValueError(f"{run.folder} has {len(steps)} {what}, fewer than last={last}; take fewer")
-    return [Member(f"step {step}", partial(_network_at, run, kept.index(step))) for step in steps[-last:]]
+    return [Member(f"step {step}", partial(network_at, run, kept.index(step))) for step in steps[-last:]]
 
 
 @MEMBERS.register("dropout")
@@ -126,8 +126,8 @@ def _steps_of(run: Run, config: RunConfig) -> int:
     return config.epochs * (1 if config.batch_size == "all" else ceil(examples / config.batch_size))
 
 
-def _network_at(run: Run, position: int) -> nn.Module:
-    """Build a run's network at a snapshot of its trajectory."""
+def network_at(run: Run, position: int) -> nn.Module:
+    """Build a run's network at a snapshot of its trajectory; BatchNorm has the statistics of the training split."""
     trajectory = run.store.read("trajectory")
     layout = json.loads(trajectory.attrs["layout"])
     theta = torch.from_numpy(trajectory["theta"].values[position].copy())
