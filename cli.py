@@ -1172,7 +1172,7 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
     files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-")
+    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "distances-", "effects-")
     return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 

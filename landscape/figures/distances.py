@@ -38,12 +38,14 @@ def distance_matrices(answer: xr.Dataset) -> Figure:
         low = -1.0 if name == "cosine" else 0.0
         high = 1.0 if name == "cosine" else finite(values).max(initial=0.0) or 1.0
         image = panel.imshow(values, vmin=low, vmax=high, cmap=colours, interpolation="nearest", gid=name)
+        panel.set_facecolor("0.88")  # where nothing is defined
         bar = figure.colorbar(image, ax=panel, orientation="horizontal", aspect=18, pad=0.02, location="top")
         bar.set_label(label)
         bar.outline.set_linewidth(0.4)
         _part_runs(panel, answer)
         _label(panel, answer)
-    note_under(figure, [_null_note(answer)])
+    has_no_angle = "cosine" in answer and answer["cosine"].isnull().any()
+    note_under(figure, [_null_note(answer), "grey: at its start a run has no direction" if has_no_angle else ""])
     return figure
 
 
