@@ -25,10 +25,11 @@ from landscape.provenance import provenance
 from landscape.store import Journal, MissingError, Store
 from landscape.weights import digest_tensors
 from models.compatible import require_compatible
-from models.ensembles.members import network_at, predict
+from models.ensembles.members import predict
 from models.ensembles.shared import shared_test
 from models.opened import Run
 from models.planes import trajectory_points
+from models.snapshots import network_at
 
 _MOST_POINTS = 400
 
@@ -236,7 +237,7 @@ def _labels(
 
 
 def _network(run: Run, point: Point) -> nn.Module:
-    return run.model() if point.position is None else network_at(run, point.position)
+    return run.model() if point.position is None else network_at(run, point.step)
 
 
 def _identity(run: Run) -> dict[str, str]:
