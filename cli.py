@@ -57,7 +57,9 @@ OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
     "barrier-matrix-",
     "connection-",
     "curve-plane-",
+    "distances-",
     "double-descent-",
+    "effects-",
     "ensemble-",
     "fork-",
     "lr-range-",
@@ -1509,6 +1511,70 @@ def fork(
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+# --- sweeps in tables, distances between runs ---------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("sweep", type=RUN)
+@click.option("--metric", default="test_accuracy", help="Any number a run: test_loss, wall_seconds, ...")
+@click.option(
+    "--pairing",
+    type=click.Choice(["auto", "seed", "none"]),
+    default="auto",
+    help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
+)
+@click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@json_option
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+    """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
+    from landscape import figures
+    from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
+
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
+    files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
+    path = sweep / f"{name}.h5"
+    rows = {"sources": source_rows(answer), "effects": effect_rows(answer, answer.sizes["effect"])}
+    text = f"{clean(path)}\n{indent(effects_text(answer), '  ')}"
+    say({**contents(answer, path), **rows, "figures": files}, text, as_json)
+
+
+class DistancesCommand(GroupedCommand):
+    """`distances`: its options are the fields of Distances, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fields, then the options declared here."""
+        from models.distances import Distances
+
+        return [*options_of(Distances, "The question"), *super().get_params(ctx)]
+
+
+@cli.command(cls=DistancesCommand)
+@runs_argument
+@click.option("--out", type=RUN, help="Folder of the answer; that of the run, or distances beside several runs.")
+@json_option
+def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values: Any) -> None:
+    """Compare runs, or the moments of one run, pair by pair: weights, angles, predictions, and their plane."""
+    from landscape import figures
+    from models.distances import Distances, ask_distances, distance_rows
+    from models.opened import open_run
+
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
+    folder = out or (home / "distances" if len(runs) > 1 else runs[0])
+    with progress_bar("distances") as progress:
+        name, answer = ask_distances(Distances(**values), opened, folder, progress)
+    files = [
+        str(file)
+        for kind, one in figures.draw(answer, name).items()
+        for file in figures.save(one, folder / "figures" / f"{name}-{kind}")
+    ]
+    path, rows = folder / f"{name}.h5", distance_rows(answer)
+    say({**contents(answer, path), "rows": rows, "figures": files}, f"{clean(path)}\n{table(rows)}", as_json)
 
 
 # --- what the commands share -------------------------------------------------------------------------------

@@ -106,7 +106,9 @@ class AveragingStudy:
         Rays(self.rays, radius=self.radius)
         for field in SET_HERE:
             if getattr(self.config, field) != getattr(RunConfig, field):
-                raise ValueError(f"{field} is set by the comparison, which gives every run the same budget; leave it out")
+                raise ValueError(
+                    f"{field} is set by the comparison, which gives every run the same budget; leave it out"
+                )
         check_average(f"lawa:{self.k}", self.config.epochs)
         self.configs(0)
 
@@ -168,7 +170,11 @@ class AveragingStudy:
             run_trials(trainings, out, engine, progress)
             points = {seed: self._points(seed, out) for seed in self.seeds}
             answer = _Measured(self, points, engine, progress).answer()
-        attrs = {"probe": "swa", "probe_fields": json.dumps(self.fields, sort_keys=True), "normalization": "recalibrated"}
+        attrs = {
+            "probe": "swa",
+            "probe_fields": json.dumps(self.fields, sort_keys=True),
+            "normalization": "recalibrated",
+        }
         Store(out).write(self.name, answer.assign_attrs(**attrs, **provenance()))
         return Store(out).read(self.name)
 

@@ -18,6 +18,7 @@ from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
 from landscape.figures.descent import descent_curves, descent_map, peaks_by_noise
+from landscape.figures.distances import distance_matrices, distance_plane
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.ensembles import ensemble_growth, reliability
@@ -37,6 +38,7 @@ from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import Width
+from landscape.figures.sweeps import draw_sweep, effect_forest
 from landscape.figures.trajectories import trajectory_of
 from landscape.figures.volumes import volume_slices
 
@@ -122,6 +124,9 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
+    "sweep": [("status", set()), ("run", set())],
+    "distances": [("distance", {"point", "other"}), ("plane", {"point", "component"})],
+    "effects": [("estimate", {"effect"}), ("share", {"source"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "double-descent": [("test_loss", {"arm", "noise", "size", "seed"}), ("threshold", {"noise", "criterion"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
@@ -293,6 +298,9 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "linear-probes": lambda answer: {"accuracy-by-layer": probe_accuracy(answer)},
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
+    "sweep": draw_sweep,
+    "distances": lambda answer: {"matrices": distance_matrices(answer), "principal-plane": distance_plane(answer)},
+    "effects": lambda answer: {"effects": effect_forest(answer)},
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},

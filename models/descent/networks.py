@@ -70,7 +70,9 @@ class Networks:
         if not self.config.val_fraction:
             raise ValueError("epochs and weight decays are chosen on the validation split; give val_fraction above 0")
         if self.config.early_stopping or self.config.keep_best or self.config.keep_average:
-            raise ValueError("early stopping is an arm of its own; leave out early_stopping, keep_best and keep_average")
+            raise ValueError(
+                "early stopping is an arm of its own; leave out early_stopping, keep_best and keep_average"
+            )
         for size in self.sizes:
             self.of(size, self.noises[0], self.seeds[0], self.decays[0])
 
@@ -150,9 +152,7 @@ class Networks:
         if len(self.decays) > 1:
             arms[DECAYED] = self._best_decays({name: values[0] for name, values in found.items()})
         dims = ("arm", "noise", "size", "seed")
-        data: dict[str, Any] = {
-            name: (dims, np.stack([arm[name] for arm in arms.values()])) for name in _MEASURED
-        }
+        data: dict[str, Any] = {name: (dims, np.stack([arm[name] for arm in arms.values()])) for name in _MEASURED}
         data |= self._counts()
         if self.axis != "epochs":
             median = np.median(by_epoch, 2)
