@@ -441,7 +441,7 @@ def ask_all(
     torch.set_num_threads(threads or 1)
     asked = []
     for run in map(open_run, runs):
-        objective, probe = objective_and_probe(cls(**values), run, **evaluation_options(**options))
+        objective, probe = objective_and_probe(cls(**values), run, **chosen_options(options))
         asked.append((probe, objective, run.store))
     bad = 0
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
@@ -457,16 +457,15 @@ def ask_all(
 
 def objective_of(run: Run, **options: Any) -> Objective:
     """Build the objective of a run from the command's options; what was left out keeps its default."""
-    return run.objective(**evaluation_options(**options))
+    return run.objective(**chosen_options(options))
 
 
-def evaluation_options(**options: Any) -> dict[str, Any]:
-    """Keep the options that were given, as `Objective` takes them."""
+def chosen_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of an objective; what was left out keeps its default."""
     import torch
 
-    if options.get("dtype"):
-        options["dtype"] = getattr(torch, options["dtype"])
-    return {name: value for name, value in options.items() if value is not None}
+    dtype = {"dtype": getattr(torch, options["dtype"])} if options.get("dtype") else {}
+    return {name: value for name, value in options.items() if value is not None} | dtype
 
 
 class SharpnessCommand(GroupedCommand):
@@ -1212,6 +1211,95 @@ def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
     return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
 
 
+# --- curves between runs -----------------------------------------------------------------------------------
+
+
+class ConnectCommand(GroupedCommand):
+    """`connect`: its options are the fields of Connection, then how the objective is evaluated."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Options declared here, those of the curve, and those of every probe; all parameters vary between runs."""
+        from landscape.paths.connection import Connection
+
+        own = options_of(Connection, "The curve")
+        taken = {"parameters", *(option.name for option in own)}
+        return [*super().get_params(ctx), *own, *(option for option in objective_options() if option.name not in taken)]
+
+
+@cli.command(cls=ConnectCommand)
+@click.argument("first", type=RUN, metavar="RUN")
+@click.argument("second", type=RUN, metavar="RUN")
+@click.option("--plane", default=31, type=click.IntRange(min=0), help="Points a side of the curve's plane; 0 for none.")
+@click.option("--out", type=RUN, help="Folder for the answers and figures; that of the first run if left out.")
+def connect(
+    first: Path, second: Path, plane: int, out: Path | None, executor: str, threads: int | None, **values: Any
+) -> None:
+    """Join two runs by a curve that is trained to a low loss, and measure it beside the straight line.
+
+    The data and the loss are those of the first run. The control points lie in the answer: in Python,
+    landscape.paths.Curve.load(FILE).tensors(0.5) are the weights halfway.
+    """
+    import torch
+
+    from landscape import figures
+    from landscape.paths.connection import Connection
+    from landscape.paths.tables import connection_remarks, connection_rows
+    from models.connections import connect
+    from models.opened import open_run
+
+    torch.set_num_threads(threads or 1)
+    as_json, fields = values.pop("as_json"), {field.name for field in fields_of(Connection)}
+    asked = {name: values.pop(name) for name in list(values) if name in fields}
+    values["normalization"] = values["normalization"] or "recalibrated"
+    store = new_store(out or first)
+    with progress_bar("connect") as progress:
+        how = {"executor": executor, "progress": progress, "threads": threads}
+        answers = connect(open_run(first), open_run(second), asked, plane, store, chosen_options(values), **how)
+    paths = [store.path / f"{name}.h5" for name in answers]
+    files = [file for n, a in answers.items() for file in figures.write_files(a, n, store.path / "figures", ["png"])]
+    answer = next(iter(answers.values()))
+    rows = connection_rows(answer)
+    text = [*map(clean, paths), table(rows), *connection_remarks(answer), *map(clean, files)]
+    say({**contents(answer, paths[0]), "rows": rows, "figures": files}, "\n".join(text), as_json)
+    if nonfinite(answer):
+        raise click.exceptions.Exit(FAILED)
+
+
+# --- double descent -----------------------------------------------------------------------------------------
+
+
+@cli.command("double-descent", cls=SearchCommand)
+@click.option(
+    "--axis", default="width", type=click.Choice(["width", "epochs", "samples", "noise"]), help="What varies."
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions; 100 of least-squares, else 8, if left out.")
+@click.option("--dimension", default=100, type=click.IntRange(min=1), help="Of the Gaussian data of least-squares.")
+@click.option("--ridge", help="Penalties of random-features to choose from on validation data, or none.")
+@click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
+@click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
+@click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
+@executor_option
+@json_option
+def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
+    """Test loss and test error over width, epochs or samples, where training begins to fit everything.
+
+    --model is mlp, cnn or any other network, random-features or least-squares; the sizes are the values of --width,
+    --train-size or --epochs, the levels of noise those of --label-noise. Values by commas, or LOW..HIGH/COUNT.
+    """
+    from landscape import figures
+    from models.descent import double_descent
+    from models.descent.rows import descent_rows, descent_words
+
+    wanted = [] if formats == "none" else formats.split(",")
+    figures.require_formats(wanted)
+    with progress_bar(out.name) as progress:
+        path, answer = double_descent(new_store(out), progress=progress, **options)
+    drawn = figures.write_files(answer, path.stem, out / "figures", wanted)
+    rows, words = descent_rows(answer), descent_words(answer)
+    text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
+    say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 
@@ -1245,8 +1333,18 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         )
     from landscape.sweeps import files_outside_sweeps
 
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "sweep-")
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
+    others = (
+        "sharpness-report-",
+        "ensemble-",
+        "race-",
+        "search-",
+        "lr-range-",
+        "connection-",
+        "curve-plane-",
+        "double-descent-",
+        "sweep-",
+    )
     return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 

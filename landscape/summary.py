@@ -42,7 +42,7 @@ def summarize(answers: Mapping[str, xr.Dataset], own_data: str | None = None) ->
         "width" (along filter-normalized directions, ± standard error over directions).
     """
     known = [_Known(answer, own_data) for name, answer in sorted(answers.items()) if _is_of_the_run(answer)]
-    training = answers.get("training", xr.Dataset())
+    training = answers.get("training", answers.get("averaged", xr.Dataset()))
     found = {
         "test error": _error(_of_training(training, "test_accuracy") or _scalar(known, "center_test_accuracy")),
         "loss": _of_training(training, "final_train_loss") or _scalar(known, "center_loss") or _scalar(known, "loss"),

@@ -15,7 +15,7 @@ from landscape.moments import Moments
 from models.activations import make_activation
 from models.architectures import ARCHITECTURES
 from models.augmentation import AUGMENTATIONS, check_augmentation
-from models.averaging import AVERAGES, make_average
+from models.averaging import AVERAGES, check_average, make_average
 from models.data import TASKS, check_task
 from models.data.standardization import STANDARDIZATIONS, check_standardization
 from models.initialization import check_initialization, written_out
@@ -97,16 +97,20 @@ class RunConfig:
             shear, lens, cutout, mixup:ALPHA or random:N, several joined by + in their order, as in
             crop:pad=1+rotate:10+mixup:0.2, or none. Probes measure the data as it is.
         batch_size: Examples a step, or all; the last batch of an epoch may be short. gd always takes all.
-        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential or swa, alone
-            or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
+        schedule: constant, step, cosine, cosine-restarts, triangular, linear, inverse-sqrt, exponential, swa or fge,
+            alone or with options, as in step:at=50/75,factor=0.2 or exponential:start=1e-6,end=1.
         warmup: Steps of linear warm-up.
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
-        average: none, ema:DECAY (with start=, warmup=corrected, ramp or none) or polyak: the mean of the weights over
-            the steps, measured beside the weights that are kept.
+        test_each_epoch: Measure the test split after each epoch too, as `epoch_test_loss` and `epoch_test_accuracy`.
+        average: none, ema:DECAY (with start=, warmup=corrected, ramp or none), polyak, swa (swa:start=0.75,every=1) or
+            lawa:K: the mean of the weights over steps or ends of epochs, measured beside the weights that are kept.
         keep_average: Keep the average of the weights instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
+        fork_step: Optimizer steps after which the order of examples and all random draws come from fork_seed; until
+            then the run is bit for bit the one without a fork. Never if none.
+        fork_seed: Which of the ways on from the fork.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
         flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
         probes: Probes to ask while training, joined by +, with their fields and how often, as in
@@ -159,9 +163,12 @@ class RunConfig:
     epochs: int = _in("Training", 20)
     early_stopping: int = _in("Training", 0)
     keep_best: bool = _in("Training", False)
+    test_each_epoch: bool = _in("Training", False)
     average: str = _in("Training", "none")
     keep_average: bool = _in("Training", False)
     seed: int = _in("Training", 0)
+    fork_step: int | None = _in("Training", None)
+    fork_seed: int = _in("Training", 0)
     snapshots: str = _in("Running", "epochs:1")
     flow_every: int = _in("Running", 50)
     probes: str = _in("Running", "none")
@@ -198,6 +205,8 @@ class RunConfig:
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
         _check_average(self)
+        if self.fork_seed and self.fork_step is None:
+            raise ValueError("fork_seed chooses among the ways on from a fork; give fork_step too, or leave it out")
 
     def _check_layers(self) -> None:
         """Refuse layers and weights that cannot be built, whatever their shape."""
@@ -333,6 +342,7 @@ _WHOLE = {
     "patch": 1,
     "warmup": 0,
 }
+_WHOLE |= {"fork_step": 0, "fork_seed": 0}
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
 _REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
@@ -348,13 +358,8 @@ def _check_training(config: RunConfig) -> None:
 
 
 def _check_average(config: RunConfig) -> None:
-    average = make_average(config.average)
-    if average and config.epochs and average.start >= config.epochs:
-        raise ValueError(
-            f"average {config.average!r} starts after {average.start} epochs, but there are {config.epochs}; "
-            "start earlier"
-        )
-    if config.keep_average and not average:
+    check_average(config.average, config.epochs)
+    if config.keep_average and make_average(config.average) is None:
         raise ValueError("keep_average needs an average to keep; give average, as in ema:0.99")
     if config.keep_average and config.keep_best:
         raise ValueError("keep_best and keep_average name two sets of weights; choose one")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from landscape import Objective
 from landscape.diagnosis import Record, recorded
@@ -28,6 +28,8 @@ from models.regularization import regularize
 
 SCHEMA_VERSION = 1
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGED = "averaged"
+"""The answer of a run of kind `averaged`: what its weights were measured to be."""
 AVERAGE_FILE, LAST_FILE = "average.safetensors", "last.safetensors"
 """Of a run whose weights were averaged: the average where it was not kept, and the last ones where it was."""
 
@@ -51,15 +53,17 @@ class Run:
 
     @cached_property
     def config(self) -> RunConfig | None:
-        """Every factor of a trained run; None for imported weights."""
-        return RunConfig.from_dict(self.about["config"]) if self.about["kind"] == "trained" else None
+        """Every factor of a trained run, of the first source of an averaged one; None for imported weights."""
+        return RunConfig.from_dict(self.about["config"]) if "config" in self.about else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What training ended with; empty for imported weights.
+        """What training ended with, or what an average was measured to be; empty for imported weights.
 
         The number of epochs and steps, the last value of everything measured by epoch, and the scalars.
         """
+        if self.store.has(AVERAGED):
+            return {str(name): float(value) for name, value in self.store.read(AVERAGED).data_vars.items()}
         if not self.store.has("training"):
             return {}
         training = self.store.read("training")
@@ -72,6 +76,18 @@ class Run:
                 found[str(name)] = float(values.values.reshape(-1)[-1])
         return found
 
+    def weights(self) -> dict[str, Tensor]:
+        """Read every tensor of the network by name, buffers included.
+
+        Raises:
+            MissingError: If training has not finished.
+            DamagedFileError: If the file is damaged.
+        """
+        path = self.folder / "weights.safetensors"
+        if not path.exists():
+            raise MissingError(f"{self.folder} has no weights yet; run the same train command to finish it")
+        return load_weights(path)[0]
+
     def model(self) -> nn.Module:
         """Build the network with its weights, in eval mode, on the CPU.
 
@@ -79,11 +95,8 @@ class Run:
             MissingError: If training has not finished.
             WeightsError: If the weights do not fit the network, or are not finite.
         """
-        path = self.folder / "weights.safetensors"
-        if not path.exists():
-            raise MissingError(f"{self.folder} has no weights yet; run the same train command to finish it")
-        network = self._network()
-        fit_weights(network, load_weights(path)[0])
+        weights, network = self.weights(), self._network()
+        fit_weights(network, weights)
         return network.eval()
 
     def untrained(self, seed: int) -> nn.Module:
@@ -152,8 +165,9 @@ class Run:
             MissingError: If nothing was.
         """
         if not self.store.has("training"):
-            state = "its weights were imported" if self.config is None else "run the same train command to finish it"
-            raise MissingError(f"{self.folder} has no training.h5 yet: {state}")
+            unfinished = self.about["kind"] == "trained"
+            state = "run the same train command to finish it" if unfinished else "its weights were not trained here"
+            raise MissingError(f"{self.folder} has no training.h5: {state}")
         if self.config is None:
             return recorded(self.store)
         data, asked = self.data(), self.config.batch_size
@@ -182,7 +196,7 @@ def _optimizer_state(folder: Path) -> OptimizerState:
     path, hint = folder / OPTIMIZER_FILE, "give --lr and --optimizer sgd to compare with gradient descent"
     if not path.is_file():
         raise MissingError(
-            f"{folder} has no optimizer state (its weights were imported, or trained by an earlier version); {hint}"
+            f"{folder} has no optimizer state (its weights were imported, averaged, or trained by an earlier version); {hint}"
         )
     state, weights = OptimizerState.load(path)
     if weights != digest_tensors(load_weights(folder / "weights.safetensors")[0]):

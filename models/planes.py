@@ -13,6 +13,7 @@ from torch import Tensor
 from landscape import Objective, ParameterLayout
 from landscape.directions import Directions, between, pca, through
 from landscape.measure import Probe
+from models.compatible import require_compatible
 from models.opened import Run, open_run
 
 
@@ -59,7 +60,7 @@ def directions_of(word: str, run: Run, objective: Objective, count: int = 2) -> 
     kind, _, rest = word.partition(":")
     if kind != "to":
         return word
-    points = [_point(Path(folder), objective) for folder in rest.split(",")]
+    points = [_point(Path(folder), run, objective) for folder in rest.split(",")]
     if len(points) > 2:
         raise ValueError(f"a plane goes through three runs, {word!r} names {len(points)} others; name one or two.")
     return between(objective.theta, points[0]) if len(points) == 1 else through(objective.theta, *points)
@@ -75,15 +76,8 @@ def _along_the_trajectory(run: Run, objective: Objective, count: int) -> Directi
     return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta, count)
 
 
-def _point(folder: Path, objective: Objective) -> Tensor:
-    model = open_run(folder).model()
-    layout, ours = ParameterLayout.of(model).matching(objective.parameters), objective.layout
-    pairs = (set(zip(one.names, one.shapes, strict=True)) for one in (layout, ours))
-    differing = sorted(set.symmetric_difference(*pairs))
-    if differing:
-        name, shape = differing[0]
-        raise ValueError(
-            f"{folder} has other parameters: {name!r} {tuple(shape)} is not in both "
-            f"({len(differing)} differ); compare runs of equal architectures."
-        )
-    return layout.current(model).to(objective.theta)
+def _point(folder: Path, run: Run, objective: Objective) -> Tensor:
+    other = open_run(folder)
+    require_compatible({str(run.folder): run, str(folder): other})
+    model = other.model()
+    return ParameterLayout.of(model).matching(objective.parameters).current(model).to(objective.theta)

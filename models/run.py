@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.store import Store
+from landscape.text import clean
 from models.config import RunConfig
 from models.opened import Run, import_weights, open_run
 from models.transfer.start import require_unchanged
@@ -45,7 +46,7 @@ def train(config: RunConfig, out: str | Path, progress: Progress | None = None) 
     prepared = None if Path(out).exists() else _prepared(config)
     store = Store(out)
     with store.lock():
-        if not _finished(store, config):
+        if not is_finished(store, config):
             (prepared or _prepared(config)).run(store, progress)
         for name in ("training", "trajectory"):
             store.journal(name).discard()
@@ -59,13 +60,18 @@ def _prepared(config: RunConfig) -> Training:
     return Training(config)
 
 
-def _finished(store: Store, config: RunConfig) -> bool:
-    """Whether this run is done; refuse a folder that holds another one."""
+def is_finished(store: Store, config: RunConfig) -> bool:
+    """Whether this run is done.
+
+    Raises:
+        ValueError: If the folder holds another run.
+    """
     if not (store.path / "run.json").exists():
         return False
     about = store.load_json("run")
     if about.get("kind") != "trained":
-        raise ValueError(f"{store.path} holds imported weights, not a training; choose another folder")
+        kind = clean(str(about.get("kind")), limit=20)
+        raise ValueError(f"{store.path} holds {kind} weights, not a training; choose another folder")
     # a run made before a field was added has the default of that field
     old, new = _without_places(RunConfig.from_dict(about["config"])), _without_places(config)
     if old != new:

@@ -129,6 +129,54 @@ def averaging_tail(
     return factor
 
 
+@SCHEDULES.register("fge")
+def ensembling_tail(
+    total: int, warmup: int, *, tail: float = 0.2, high: float = 0.5, low: float = 0.005, cycles: int = 4
+) -> Schedule:
+    """Fall to a high rate, then cycle: down to a low one and up again, in straight lines (Garipov et al. 2018).
+
+    The tail is a share of the steps; before it the factor is that of `swa`. In the middle of each cycle, where the rate
+    is lowest, the network is a member of a fast geometric ensemble; choose epochs so that the middles are ends of
+    epochs.
+    """
+    _require(0 < tail < 1, "tail above 0 and below 1", tail)
+    _require(cycles >= 1, "cycles of at least 1", cycles)
+    _require(0 <= low <= high, f"low from 0 to high={high}", low)
+    before = averaging_tail(total, warmup, tail=tail, high=high)
+    begin = total - math.floor(tail * total)
+
+    def factor(t: int) -> float:
+        if t < begin:
+            return before(t)
+        place = (t - begin) / max(total - begin, 1) * cycles % 1
+        return low + (high - low) * abs(1 - 2 * place)
+
+    return factor
+
+
+def cycle_lows(text: str, total: int, warmup: int = 0) -> list[int]:
+    """Return after which steps of a training the rate of each cycle is lowest; none where there are no cycles.
+
+    These are the ends of the cycles of `cosine-restarts` and `swa`, and the middles of those of `triangular` and `fge`.
+
+    Args:
+        text: One of `SCHEDULES`, alone or with options.
+        total: Steps of the whole training, warm-up included.
+        warmup: Steps of linear warm-up.
+
+    Raises:
+        ValueError: If the name is unknown, or an option is not taken.
+    """
+    name, given = SCHEDULES.read(text)
+    options = {**SCHEDULES.options(name), **given}
+    cycles, steps = options.get("cycles", 0), total - warmup
+    if name == "cosine-restarts":
+        return [warmup + end for end in cycle_ends(steps, cycles, options["longer"])]
+    begin = steps - math.floor(options["tail"] * steps) if "tail" in options else 0
+    into = 1.0 if name == "swa" else 0.5
+    return [warmup + begin + round((cycle + into) * (steps - begin) / cycles) for cycle in range(cycles)]
+
+
 @LR_SCALINGS.register("none")
 def no_scaling(batch_size: int) -> float:
     """Take the learning rate as it is given."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from landscape.figures.animations import animation_frames, gif, mp4
 from landscape.figures.comparisons import Asked, draw_side_by_side, labels_of, question_of
+from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
 from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
+from landscape.figures.descent import descent_curves, descent_map, peaks_by_noise
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
@@ -48,9 +50,14 @@ __all__ = [
     "animation_frames",
     "backpropagated",
     "by_step",
+    "connection",
+    "connection_training",
     "contour",
     "contours_side_by_side",
+    "curve_plane",
     "density",
+    "descent_curves",
+    "descent_map",
     "draw",
     "draw_side_by_side",
     "eigenvalue_ends",
@@ -84,6 +91,7 @@ __all__ = [
     "page",
     "paper_style",
     "path_geometry",
+    "peaks_by_noise",
     "pictures_among",
     "probe_accuracy",
     "question_of",

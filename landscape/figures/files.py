@@ -140,4 +140,6 @@ def _vtk(answer: xr.Dataset, kind: str) -> Iterator[tuple[str, bytes]]:
 
 def is_sheet(answer: xr.Dataset, kind: str) -> bool:
     """Whether an answer is a plane with at least two points along each axis."""
-    return kind in ("surface", "curvature-surface") and min(answer.sizes["alpha"], answer.sizes["beta"]) > 1
+    return (
+        kind in ("surface", "curvature-surface", "curve-plane") and min(answer.sizes["alpha"], answer.sizes["beta"]) > 1
+    )

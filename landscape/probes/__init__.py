@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from landscape.probes.density import SpectralDensity
     from landscape.probes.gradient_noise import GradientNoise
     from landscape.probes.layers import Layers
+    from landscape.probes.rays import Rays
     from landscape.probes.sharpness import Sharpness
     from landscape.probes.slices import Slice, Surface
     from landscape.probes.spectrum import Spectrum
@@ -31,6 +32,7 @@ BUILT_IN = {
     "stability": "landscape.probes.stability:Stability",
     "subspace-overlap": "landscape.probes.stability:SubspaceOverlap",
     "gradient-noise": "landscape.probes.gradient_noise:GradientNoise",
+    "rays": "landscape.probes.rays:Rays",
     "symmetry": "landscape.probes.symmetry:Symmetry",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "CurvatureSurface",
     "GradientNoise",
     "Layers",
+    "Rays",
     "Sharpness",
     "Slice",
     "SpectralDensity",

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from landscape.normalization import batch_norms
 from landscape.store import MissingError
-from models.config import RunConfig
-from models.normalization import settle_statistics
 from models.opened import Run
 from models.registry import Registry
-from models.schedules import SCHEDULES, cycle_ends
+from models.schedules import cycle_lows
 from models.seeds import derived_seed
 from models.stochastic import drawing, stochastic_modules
-from models.transfer.freezing import frozen_norms
+from models.snapshots import network_at, steps_per_epoch
 
 MEMBERS = Registry("members")
 """Functions `(run, *, options)`: a list of `Member`, from one run."""
@@ -62,10 +57,11 @@ def kept_weights(run: Run) -> list[Member]:
 
 @MEMBERS.register("snapshots")
 def snapshots(run: Run, *, last: int = 0, moments: Literal["cycles", "kept"] = "cycles") -> list[Member]:
-    """What training passed through, at the ends of the cycles of cosine-restarts or whenever kept (Huang et al. 2017).
+    """What training passed through, where the rate of a cycle was lowest or whenever kept (Huang et al. 2017).
 
-    Of these moments the last so many, or all for 0. A trajectory keeps parameters alone, so the statistics of BatchNorm
-    are measured again on the training split.
+    Of these moments the last so many, or all for 0: the ends of the cycles of cosine-restarts (snapshot ensembles) and
+    swa, the middles of those of fge (fast geometric ensembles, Garipov et al. 2018) and triangular. A trajectory keeps
+    parameters alone, so the statistics of BatchNorm are measured again on the training split.
 
     Raises:
         MissingError: If the run has no trajectory.
@@ -76,11 +72,11 @@ def snapshots(run: Run, *, last: int = 0, moments: Literal["cycles", "kept"] = "
     if not run.store.has("trajectory"):
         raise MissingError(f"{run.folder} has no trajectory, so it has no snapshots; give a run that was trained here")
     kept = run.store.read("trajectory")["step"].values.tolist()
-    steps = _ends_of_cycles(run, kept) if moments == "cycles" else [step for step in kept if step > 0]
+    steps = _lows_of_cycles(run, kept) if moments == "cycles" else [step for step in kept if step > 0]
     if last > len(steps):
-        what = "ends of cycles" if moments == "cycles" else "snapshots after its first step"
+        what = "cycles" if moments == "cycles" else "snapshots after its first step"
         raise ValueError(f"{run.folder} has {len(steps)} {what}, fewer than last={last}; take fewer")
-    return [Member(f"step {step}", partial(_network_at, run, kept.index(step))) for step in steps[-last:]]
+    return [Member(f"step {step}", partial(network_at, run, step)) for step in steps[-last:]]
 
 
 @MEMBERS.register("dropout")
@@ -100,47 +96,22 @@ def dropout(run: Run, *, draws: int, seed: int = 0) -> list[Member]:
     return [Member(f"draw {n}", run.model, derived_seed(seed, "draw", n)) for n in range(draws)]
 
 
-def _ends_of_cycles(run: Run, kept: list[int]) -> list[int]:
+def _lows_of_cycles(run: Run, kept: list[int]) -> list[int]:
     assert run.config is not None  # only a training leaves a trajectory
-    name, options = SCHEDULES.read(run.config.schedule)
-    if name != "cosine-restarts":
+    schedule = run.config.schedule
+    lows = cycle_lows(schedule, run.config.epochs * steps_per_epoch(run), run.config.warmup)
+    if not lows:
         raise ValueError(
-            f"{run.folder} was trained under schedule {name!r}, which has no restarts; "
+            f"{run.folder} was trained under schedule {schedule!r}, which has no cycles; "
             "take its last snapshots, as in snapshots:5,moments=kept"
         )
-    options = {**SCHEDULES.options(name), **options}
-    total = _steps_of(run, run.config) - run.config.warmup
-    ends = [run.config.warmup + end for end in cycle_ends(total, options["cycles"], options["longer"])]
-    if missing := [end for end in ends if end not in kept]:
+    if missing := [low for low in lows if low not in kept]:
         raise ValueError(
-            f"{run.folder} kept no snapshot after step {missing[0]}, where a cycle ends (cycles end after "
-            f"{', '.join(map(str, ends))}); train it to the end with epochs that are a multiple of the cycles, or "
-            "take its last snapshots, as in snapshots:5,moments=kept"
+            f"{run.folder} kept no snapshot after step {missing[0]}, where the rate of a cycle is lowest (it is after "
+            f"{', '.join(map(str, lows))}); train it to the end with epochs that are a multiple of the cycles (twice "
+            "that for fge and triangular), or take its last snapshots, as in snapshots:5,moments=kept"
         )
-    return ends
-
-
-def _steps_of(run: Run, config: RunConfig) -> int:
-    """How many steps the schedule was made for."""
-    examples = len(run.data().train.targets)
-    return config.epochs * (1 if config.batch_size == "all" else ceil(examples / config.batch_size))
-
-
-def _network_at(run: Run, position: int) -> nn.Module:
-    """Build a run's network at a snapshot of its trajectory."""
-    trajectory = run.store.read("trajectory")
-    layout = json.loads(trajectory.attrs["layout"])
-    theta = torch.from_numpy(trajectory["theta"].values[position].copy())
-    network = run.model()
-    parameters = dict(network.named_parameters())
-    sizes = [torch.Size(shape).numel() for shape in layout["shapes"]]
-    with torch.no_grad():
-        for name, values in zip(layout["names"], theta.split(sizes), strict=True):
-            parameters[name].copy_(values.view_as(parameters[name]))
-    if batch_norms(network):
-        still = frozen_norms(network, run.config.freeze) if run.config else ()
-        settle_statistics(network, run.data().train.inputs, still=still)
-    return network
+    return lows
 
 
 def predict(network: nn.Module, inputs: Tensor, batch_size: int = 1024) -> Tensor:

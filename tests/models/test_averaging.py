@@ -34,7 +34,9 @@ TINY = RunConfig(
     lr=0.5,
 )
 AVERAGED = replace(TINY, average="ema:0.8,start=1")
-EVERY_KIND = ["ema:0.8", "ema:0.8,warmup=ramp", "ema:0.8,warmup=none", "polyak"]
+EVERY_KIND = ["ema:0.8", "ema:0.8,warmup=ramp", "ema:0.8,warmup=none", "polyak", "swa:0.5", "swa:1,2", "lawa:2"]
+EPOCHS = 3  # of the made-up trainings
+ENTER = {"swa:0.5": [20, 30], "swa:1,2": [10, 30], "lawa:2": [20, 30]}  # after which of 30 steps, 10 an epoch
 
 
 class Stop(Exception):
@@ -49,7 +51,8 @@ def stop(stage: str, done: int, total: int) -> None:
 def mean_of(text: str, points: torch.Tensor, steps_per_epoch: int = 10) -> torch.Tensor:
     """What the callback makes of a network whose weights stand at `points` (T, P) after each step."""
     network = nn.Linear(points.shape[1], 1, bias=False).double()
-    module, trainer = SimpleNamespace(network=network), SimpleNamespace(global_step=0)
+    module = SimpleNamespace(network=network, get_submodule=lambda name: network)
+    trainer = SimpleNamespace(global_step=0, max_epochs=EPOCHS)
     trainer.num_training_batches, trainer.accumulate_grad_batches = steps_per_epoch, 1
     average = AveragedWeights(make_average(text))
     average.on_train_start(trainer, module)
@@ -64,6 +67,9 @@ def mean_of(text: str, points: torch.Tensor, steps_per_epoch: int = 10) -> torch
 
 def weights_of(text: str, count: int, d: float = 0.8) -> torch.Tensor:
     """(T,) how much each point counts, written out from the definitions."""
+    if text in ENTER:
+        entered = [step for step in ENTER[text] if step <= count] or [count]  # before the first its own weights
+        return torch.tensor([step in entered for step in range(1, count + 1)], dtype=torch.float64) / len(entered)
     ages = torch.arange(count - 1, -1, -1, dtype=torch.float64)
     if text == "polyak":
         return torch.full((count,), 1 / count, dtype=torch.float64)
@@ -121,6 +127,42 @@ def test_it_begins_after_so_many_epochs_and_is_the_weights_themselves_before():
     points = torch.arange(1, 41, dtype=torch.float64)[:, None]
     assert mean_of("polyak:3", points).item() == pytest.approx(35.5)
     assert mean_of("polyak:4", points).item() == 40
+
+
+def test_the_formula_of_stochastic_weight_averaging_by_hand():
+    """w_SWA <- (w_SWA n + w) / (n + 1) at the ends of epochs, from the end of the second of four."""
+    points = torch.tensor([[9.0], [1.0], [9.0], [2.0], [9.0], [6.0], [9.0], [4.0]], dtype=torch.float64)
+    swa, n = points[3], 1
+    for w in (points[5], points[7]):
+        swa, n = (swa * n + w) / (n + 1), n + 1
+    assert swa.item() == pytest.approx(4)  # (2 + 6 + 4) / 3
+    assert mean_of("swa:2", points, 2).item() == pytest.approx(swa.item(), rel=1e-15)
+
+
+def stationary(h: float, rate: float, noise: float, steps: int, chains: int) -> torch.Tensor:
+    """(T, chains) iterates of SGD on h/2 theta^2 with gradient noise, drawn from their stationary distribution."""
+    generator = torch.Generator().manual_seed(0)
+    r = 1 - rate * h
+    theta = torch.randn(chains, dtype=torch.float64, generator=generator) * rate * noise / (1 - r**2) ** 0.5
+    found = []
+    for _ in range(steps):
+        theta = r * theta - rate * noise * torch.randn(chains, dtype=torch.float64, generator=generator)
+        found.append(theta)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("text", ["ema:0.8", "ema:0.8,warmup=none", "polyak", "swa:0.5", "lawa:2"])
+def test_averages_of_descent_with_noise_have_the_exact_variance(text):
+    """theta_t is an AR(1) of variance s^2 = (rate noise)^2 / (1 - r^2), whose means vary by sum w_i w_j r^|i-j| s^2."""
+    h, rate, noise, steps, chains = 2.0, 0.1, 1.0, 30, 20_000
+    r, w = 1 - rate * h, weights_of(text, steps)
+    ages = torch.arange(steps)
+    correlation = r ** (ages[:, None] - ages[None]).abs().double()
+    last = (rate * noise) ** 2 / (1 - r**2)
+    exact = (w @ correlation @ w).item() * last
+    found = mean_of(text, stationary(h, rate, noise, steps, chains)).square()
+    assert found.mean().item() == pytest.approx(exact, abs=4 * found.std().item() / chains**0.5)
+    assert exact < last - 4 * found.std().item() / chains**0.5  # less than that of the last iterate
 
 
 # In a run
@@ -207,6 +249,14 @@ def test_a_configuration_writes_averages_in_one_way():
         ({"average": "ema:0.9,start=-1"}, "average 'ema' needs start of at least 0 epochs, got -1"),
         ({"average": "polyak:-1"}, "average 'polyak' needs start of at least 0 epochs, got -1"),
         ({"average": "ema:0.9,warmup=slow"}, "average 'ema': warmup: expected corrected | ramp | none, got 'slow'"),
+        ({"average": "swa:-1"}, "average 'swa' needs start of at least 0, got -1"),
+        ({"average": "swa:1.5"}, "average 'swa' needs start below 1, or a whole number of epochs, got 1.5"),
+        ({"average": "swa:every=0"}, "average 'swa' needs every of at least 1 epoch, got 0"),
+        ({"average": "lawa:0"}, "average 'lawa' needs k of at least 1, got 0"),
+        ({"average": "lawa:every=0"}, "average 'lawa' needs every of at least 1 epoch, got 0"),
+        ({"average": "lawa:4"}, "takes the last 4 ends of epochs, but there are 3; take fewer, or train for longer"),
+        ({"average": "lawa:2,2"}, "takes the last 2 ends of every 2 epochs, but there are 1; take fewer"),
+        ({"average": "swa:0.9"}, "starts after 3 epochs, but there are 3; start earlier"),
         ({"average": "ema:start=3"}, "starts after 3 epochs, but there are 3; start earlier"),
         ({"keep_average": True}, "keep_average needs an average to keep; give average, as in ema:0.99"),
         ({"average": "ema", "keep_average": True, "keep_best": True}, "name two sets of weights; choose one"),

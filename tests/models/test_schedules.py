@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from models.schedules import LR_SCALINGS, SCHEDULES, make_schedule, scaled_lr
+from models.schedules import LR_SCALINGS, SCHEDULES, cycle_lows, make_schedule, scaled_lr
 
 T = 100
 
@@ -26,6 +26,13 @@ def swa_cycles(t: int) -> float:
     if t >= 60:
         return 0.4 - 0.3 * ((t - 60) % 10) / 10
     return 1.0 if t <= 30 else 1 - 0.6 * (t - 30) / 24 if t < 54 else 0.4
+
+
+def fge(t: int) -> float:
+    """In the tail of 20 steps four cycles of 5, from 0.5 to 0.005 and up again."""
+    if t >= 80:
+        return 0.005 + 0.495 * abs(1 - 2 * ((t - 80) % 5) / 5)
+    return 1.0 if t <= 40 else 1 - 0.5 * (t - 40) / 32 if t < 72 else 0.5
 
 
 FORMS = {
@@ -47,6 +54,7 @@ FORMS = {
     "inverse-sqrt": lambda t: 1 / math.sqrt(t + 1),
     "exponential": lambda t: 0.01 ** (t / 99),
     "exponential:start=1e-6,end=1": lambda t: 10 ** (-6 + 6 * t / 99),
+    "fge": fge,
     "swa": swa_constant,
     "swa:tail=0.4,high=0.4,low=0.1,cycles=4": swa_cycles,
     "swa:tail=0,cycles=1": lambda t: 1.0 if t <= 50 else 1 - 0.5 * (t - 50) / 40 if t < 90 else 0.5,
@@ -114,6 +122,9 @@ def test_scaling_with_the_batch():
         ("step:factor=0", "schedule 'step' needs factor above 0, got 0.0"),
         ("step:at=30/many", "needs percentages such as at=30/60/90, got 30/many"),
         ("step:at=30/130", "needs percentages such as at=30/60/90, got 30/130"),
+        ("fge:tail=0", "needs tail above 0 and below 1, got 0.0"),
+        ("fge:cycles=0", "needs cycles of at least 1, got 0"),
+        ("fge:low=0.6", "needs low from 0 to high=0.5, got 0.6"),
         ("cosine-restarts:cycles=0", "needs cycles of at least 1, got 0"),
         ("cosine-restarts:longer=0", "needs longer above 0, got 0.0"),
         ("triangular:cycles=-1", "needs cycles of at least 1, got -1"),
@@ -148,3 +159,22 @@ def test_warm_ups_that_leave_no_step_are_refused():
 def test_bad_scalings_are_named(text, message):
     with pytest.raises(ValueError, match=message):
         scaled_lr(0.1, text, 128)
+
+
+@pytest.mark.parametrize(
+    ("text", "lows"),
+    [
+        ("constant", []),
+        ("swa", []),
+        ("cosine-restarts:4", [30, 50, 70, 90]),
+        ("triangular:2", [30, 70]),
+        ("swa:tail=0.5,cycles=2", [70, 90]),
+        ("fge:tail=0.5,cycles=2", [60, 80]),
+    ],
+)
+def test_rates_are_lowest_where_cycles_say(text, lows):
+    assert cycle_lows(text, 90, warmup=10) == lows
+    factor = make_schedule(text, 90, warmup=10)
+    for low in lows:
+        # the rate of step `low` + 1 may belong to the next cycle, so the one that was used last is the lowest so far
+        assert factor(low - 1) == min(factor(t) for t in range(low - 9, low))
