@@ -1103,7 +1103,10 @@ def average(runs: tuple[Path, ...], method: str, out: Path, as_json: bool) -> No
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     made = average_runs(opened, method, out)
     found = {"entered": made.about["entered"], **made.metrics}
-    lines = [f"  entered: {clean(', '.join(found['entered']))}", *(f"  {n}: {number(v)}" for n, v in made.metrics.items())]
+    lines = [
+        f"  entered: {clean(', '.join(found['entered']))}",
+        *(f"  {n}: {number(v)}" for n, v in made.metrics.items()),
+    ]
     say({"run": str(out), **found}, "\n".join([clean(out), *lines]), as_json)
 
 
@@ -1174,14 +1177,14 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
-            searches or races.
+            searches, comparisons of averages or races.
     """
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
     files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-")
+    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "swa-")
     return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 
 

@@ -95,8 +95,8 @@ class AveragingStudy:
         length = self.config.epochs - self.start
         if length < 2:
             raise ValueError(
-                f"a tail of {self.tail:g} of {self.config.epochs} epochs has {length}, and a plane needs the ends of at "
-                "least 2; train for longer, or take a longer tail"
+                f"a tail of {self.tail:g} of {self.config.epochs} epochs has {length}, and a plane needs the ends of "
+                "at least 2; train for longer, or take a longer tail"
             )
         if self.cycles < 1 or length % self.cycles:
             raise ValueError(
@@ -106,7 +106,9 @@ class AveragingStudy:
         Rays(self.rays, radius=self.radius)
         for field in SET_HERE:
             if getattr(self.config, field) != getattr(RunConfig, field):
-                raise ValueError(f"{field} is set by the comparison, which gives every run the same budget; leave it out")
+                raise ValueError(
+                    f"{field} is set by the comparison, which gives every run the same budget; leave it out"
+                )
         check_average(f"lawa:{self.k}", self.config.epochs)
         self.configs(0)
 
@@ -168,7 +170,11 @@ class AveragingStudy:
             run_trials(trainings, out, engine, progress)
             points = {seed: self._points(seed, out) for seed in self.seeds}
             answer = _Measured(self, points, engine, progress).answer()
-        attrs = {"probe": "swa", "probe_fields": json.dumps(self.fields, sort_keys=True), "normalization": "recalibrated"}
+        attrs = {
+            "probe": "swa",
+            "probe_fields": json.dumps(self.fields, sort_keys=True),
+            "normalization": "recalibrated",
+        }
         Store(out).write(self.name, answer.assign_attrs(**attrs, **provenance()))
         return Store(out).read(self.name)
 
@@ -335,12 +341,11 @@ def _theta(run: Run, objective: Objective) -> Tensor:
 
 
 def _window(inside: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The middle and the half widths of what is shown around points (M, 2), with a margin."""
+    """The middle and the half widths of a square around points (M, 2), with a margin."""
     low, high = inside.min(0).values, inside.max(0).values
-    half = (high - low) / 2 * (1 + _MARGIN)
     x, y = ((low + high) / 2).tolist()
-    a, b = half.tolist()
-    return (x, y), (a, b)
+    half = ((high - low).max() / 2 * (1 + _MARGIN)).item()
+    return (x, y), (half, half)
 
 
 def _finished(folder: Path) -> Run:

@@ -26,7 +26,10 @@ def test_runs_that_differ_only_in_training_are_compatible(tmp_path: Path):
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        ({"width": 9}, r"b has other parameters than a: .*'hidden1.weight' is \(9, 64\) there and \(8, 64\) in a .*differ\)"),
+        (
+            {"width": 9},
+            r"b has other parameters than a: .*'hidden1.weight' is \(9, 64\) there and \(8, 64\) in a .*differ\)",
+        ),
         ({"depth": 3}, "is only in b"),
         ({"activation": "tanh"}, "another function of them: activation is 'tanh' there, 'relu' in a"),
     ],

@@ -227,7 +227,9 @@ def test_the_command(home, tmp_path):
     out = tmp_path / "average"
     text = run_command("average", home / "seed0", home / "seed1", "--method", "greedy-soup", "--out", out).output
     assert "test_loss" in text and "entered" in text
-    found = json.loads(run_command("average", home / "seed0", "--method", "lawa:2", "--out", tmp_path / "b", "--json").output)
+    found = json.loads(
+        run_command("average", home / "seed0", "--method", "lawa:2", "--out", tmp_path / "b", "--json").output
+    )
     assert found["entered"] == ["step 12", "step 16"] and found["test_loss"] > 0
     listed = json.loads(run_command("list", tmp_path, "--json").output)
     assert {row["run"] for row in listed} == {"average", "b"} and all("test error" in row for row in listed)
