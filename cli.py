@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from textwrap import indent
 from types import FrameType
@@ -47,10 +48,27 @@ if TYPE_CHECKING:
     from landscape.sharpness import SharpnessReport
     from landscape.store import StoreError
     from models.opened import Run
+    from models.sweep import Sweep
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
+OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
+    "barrier-matrix-",
+    "connection-",
+    "curve-plane-",
+    "distances-",
+    "double-descent-",
+    "effects-",
+    "ensemble-",
+    "fork-",
+    "lr-range-",
+    "race-",
+    "search-",
+    "sharpness-report-",
+    "swa-",
+    "sweep-",
+)
 _MOST_BASINS = 20  # rows of a table
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -215,14 +233,18 @@ class ConfigCommand(GroupedCommand):
 
 
 class SearchCommand(GroupedCommand):
-    """`tune grid` and `tune random`: each field of RunConfig takes values or a range, as text."""
+    """`tune grid`, `tune random` and `sweep`: each field of RunConfig takes values or a range, as text."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The fields of a run, then the options declared here."""
+        return [*self._fields, *super().get_params(ctx)]
+
+    @cached_property
+    def _fields(self) -> list[click.Parameter]:
+        """Made once, since click finds out by identity in which order options were given."""
         from models.config import RunConfig
 
-        fields = [field for field in fields_of(RunConfig) if is_text(field.annotation)]
-        return [*map(_text_option, fields), *super().get_params(ctx)]
+        return [_text_option(field) for field in fields_of(RunConfig) if is_text(field.annotation)]
 
 
 def _text_option(field: Field) -> click.Option:
@@ -430,22 +452,13 @@ def ask_all(
     from landscape.execution import open_executor
     from landscape.measure import answer_name, ask
     from models.opened import open_run
-    from models.planes import directions_of
+    from models.planes import objective_and_probe
 
     torch.set_num_threads(threads or 1)
     asked = []
-    word = values.get("directions")
-    if options.get("normalization") is None:
-        # Between two networks nobody's running statistics hold.
-        options["normalization"] = "recalibrated" if str(word).startswith("to:") else "running"
     for run in map(open_run, runs):
-        objective = objective_of(run, **options)
-        chosen = dict(values)
-        if isinstance(word, str):
-            resolution = values.get("resolution")
-            axes = len(resolution) if isinstance(resolution, tuple) else 2
-            chosen["directions"] = directions_of(word, run, objective, axes)
-        asked.append((cls(**chosen), objective, run.store))
+        objective, probe = objective_and_probe(cls(**values), run, **chosen_options(options))
+        asked.append((probe, objective, run.store))
     bad = 0
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
         for probe, objective, store in asked:
@@ -460,11 +473,15 @@ def ask_all(
 
 def objective_of(run: Run, **options: Any) -> Objective:
     """Build the objective of a run from the command's options; what was left out keeps its default."""
+    return run.objective(**chosen_options(options))
+
+
+def chosen_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of an objective; what was left out keeps its default."""
     import torch
 
-    if options.get("dtype"):
-        options["dtype"] = getattr(torch, options["dtype"])
-    return run.objective(**{name: value for name, value in options.items() if value is not None})
+    dtype = {"dtype": getattr(torch, options["dtype"])} if options.get("dtype") else {}
+    return {name: value for name, value in options.items() if value is not None} | dtype
 
 
 class SharpnessCommand(GroupedCommand):
@@ -837,7 +854,11 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
+    from landscape.sweeps import overviews_of, sweeps_in
+
     rows = overviews(folder, run_folders(folder, alone=True))
+    for one in sweeps_in(folder):
+        rows += overviews_of(one, "" if one == folder else one.relative_to(folder).as_posix())
     shown = [{name: value for name, value in row.items() if name != "reason"} for row in rows]
     reasons = [f"{row['run']}: {clean(row['reason'], limit=500)}" for row in rows if "reason" in row]
     say(rows, "\n".join([table(shown), *reasons]) if rows else f"no runs in {folder}", as_json)
@@ -848,9 +869,12 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(things: tuple[Path, ...], as_json: bool) -> None:
     """Show a run or an answer: what is in it, its errors, and the command that made it."""
+    from landscape.sweeps import is_sweep
+
     with saying(as_json, several=len(things) > 1) as say:
         for path in things:
-            say(*(show_run(path) if path.is_dir() else show_answer(path)))
+            shown = show_sweep if is_sweep(path) else show_run if path.is_dir() else show_answer
+            say(*shown(path))
 
 
 @cli.command()
@@ -1077,7 +1101,280 @@ def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
             )
 
 
+# --- curves between runs -----------------------------------------------------------------------------------
+
+
+class ConnectCommand(GroupedCommand):
+    """`connect`: its options are the fields of Connection, then how the objective is evaluated."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Options declared here, those of the curve, and those of every probe; all parameters vary between runs."""
+        from landscape.paths.connection import Connection
+
+        own = options_of(Connection, "The curve")
+        taken = {"parameters", *(option.name for option in own)}
+        return [*super().get_params(ctx), *own, *(option for option in objective_options() if option.name not in taken)]
+
+
+@cli.command(cls=ConnectCommand)
+@click.argument("first", type=RUN, metavar="RUN")
+@click.argument("second", type=RUN, metavar="RUN")
+@click.option("--plane", default=31, type=click.IntRange(min=0), help="Points a side of the curve's plane; 0 for none.")
+@click.option("--out", type=RUN, help="Folder for the answers and figures; that of the first run if left out.")
+def connect(
+    first: Path, second: Path, plane: int, out: Path | None, executor: str, threads: int | None, **values: Any
+) -> None:
+    """Join two runs by a curve that is trained to a low loss, and measure it beside the straight line.
+
+    The data and the loss are those of the first run. The control points lie in the answer: in Python,
+    landscape.paths.Curve.load(FILE).tensors(0.5) are the weights halfway.
+    """
+    import torch
+
+    from landscape import figures
+    from landscape.paths.connection import Connection
+    from landscape.paths.tables import connection_remarks, connection_rows
+    from models.connections import connect
+    from models.opened import open_run
+
+    torch.set_num_threads(threads or 1)
+    as_json, fields = values.pop("as_json"), {field.name for field in fields_of(Connection)}
+    asked = {name: values.pop(name) for name in list(values) if name in fields}
+    values["normalization"] = values["normalization"] or "recalibrated"
+    store = new_store(out or first)
+    with progress_bar("connect") as progress:
+        how = {"executor": executor, "progress": progress, "threads": threads}
+        answers = connect(open_run(first), open_run(second), asked, plane, store, chosen_options(values), **how)
+    paths = [store.path / f"{name}.h5" for name in answers]
+    files = [file for n, a in answers.items() for file in figures.write_files(a, n, store.path / "figures", ["png"])]
+    answer = next(iter(answers.values()))
+    rows = connection_rows(answer)
+    text = [*map(clean, paths), table(rows), *connection_remarks(answer), *map(clean, files)]
+    say({**contents(answer, paths[0]), "rows": rows, "figures": files}, "\n".join(text), as_json)
+    if nonfinite(answer):
+        raise click.exceptions.Exit(FAILED)
+
+
+# --- double descent -----------------------------------------------------------------------------------------
+
+
+@cli.command("double-descent", cls=SearchCommand)
+@click.option(
+    "--axis", default="width", type=click.Choice(["width", "epochs", "samples", "noise"]), help="What varies."
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions; 100 of least-squares, else 8, if left out.")
+@click.option("--dimension", default=100, type=click.IntRange(min=1), help="Of the Gaussian data of least-squares.")
+@click.option("--ridge", help="Penalties of random-features to choose from on validation data, or none.")
+@click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
+@click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
+@click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
+@click.option(
+    "--executor",
+    metavar="serial|processes|processes:N|dask:ADDRESS",
+    help="Where it is computed; processes for networks, serial for regressions, if left out.",
+)
+@json_option
+def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
+    """Test loss and test error over width, epochs or samples, where training begins to fit everything.
+
+    --model is mlp, cnn or any other network, random-features or least-squares; the sizes are the values of --width,
+    --train-size or --epochs, the levels of noise those of --label-noise. Values by commas, or LOW..HIGH/COUNT.
+    """
+    from landscape import figures
+    from models.descent import double_descent
+    from models.descent.rows import descent_rows, descent_words
+
+    wanted = [] if formats == "none" else formats.split(",")
+    figures.require_formats(wanted)
+    with progress_bar(out.name) as progress:
+        path, answer = double_descent(new_store(out), progress=progress, **options)
+    drawn = figures.write_files(answer, path.stem, out / "figures", wanted)
+    rows, words = descent_rows(answer), descent_words(answer)
+    text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
+    say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+
+
+# --- sweeps ------------------------------------------------------------------------------------------------
+
+MOST_RUNS = 1000  # that are trained without --yes
+
+
+@cli.command(cls=SearchCommand)
+@click.argument("plan", type=RUN, required=False)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N - 1; --seed takes a list instead.")
+@click.option(
+    "--probe",
+    "asked",
+    multiple=True,
+    metavar="NAME:FIELD=VALUE,...",
+    help="What to ask of each finished run, as in spectrum:k=1 or package.module:Class; may be given several times.",
+)
+@click.option("--out", type=RUN, help="Folder of all runs; of a plan its own `out`, or results/ and its name.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is done of it, and what the rest will cost.")
+@click.option("--retry-failed", is_flag=True, help="Try again what has failed.")
+@click.option("--yes", is_flag=True, help=f"Train more than {MOST_RUNS} runs.")
+@click.option(
+    "--executor",
+    default="processes",
+    metavar="processes|processes:N|serial|dask:ADDRESS",
+    help="Where runs are trained: in processes (one a core, or N), here, or by the workers of a Dask scheduler.",
+)
+@json_option
+def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+    r"""Train every combination of values, and ask probes of each run, as one job that goes on where it stopped.
+
+    Options take values by commas (by semicolons where a value has commas itself) or a range with a number of values:
+    --optimizer sgd,adam --batch-size 32,512 --lr 1e-3..1e-1/5 --seeds 8. Runs that are in the folder already, by their
+    configuration, are not trained again. No snapshots are kept unless --snapshots says so.
+
+    A PLAN is a TOML file, instead of these options:
+
+    \b
+      out = "results/plan"                   # if left out, results/ and the name of the file
+      seeds = 8                              # 0 to 7, or a list
+      probes = ["spectrum:k=1", "sharpness"]
+      [fixed]                                # one value a field
+      data = "mnist1d"
+      model = "mlp"
+      [sweep]                                # crossed with each other: lists, or ranges as text
+      batch_size = [32, 512]
+      width = "16..256/5"
+      [[runs]]                               # fields that go together; each run is crossed with all others
+      optimizer = "sgd"
+      lr = 0.1
+      [[runs]]
+      optimizer = "adam"
+      lr = 0.001
+
+    Open the results in Python with landscape.open_sweep(FOLDER). docs/sweeps.md says more.
+    """
+    executor, retry_failed = options.pop("executor"), options.pop("retry_failed")
+    wanted, folder = read_sweep(plan, out, yes or dry_run, **options)
+    if dry_run:
+        value, text = sweep_plan(wanted, folder, retry_failed, executor)
+        say(value, text, as_json)
+        return
+    from landscape.sweep_tables import counts_of, sweep_text, sweep_value
+    from models.sweep.display import Display
+
+    answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
+    path = folder / f"{wanted.name}.h5"
+    say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
+    if counts_of(answer)["failed"] or (answer["error"] != "").any():
+        raise click.exceptions.Exit(FAILED)
+
+
+def read_sweep(
+    plan: Path | None, out: Path | None, is_sure: bool, seeds: int | None, asked: tuple[str, ...], **texts: str | None
+) -> tuple[Sweep, Path]:
+    """Read a sweep from a file or from options, and its folder."""
+    from models.sweep import read_file, read_options
+
+    given = {name: text for name, text in texts.items() if text is not None}
+    if plan is None:
+        if out is None:
+            raise click.UsageError("give --out, the folder of the sweep, for example --out results/sweep")
+        written = read_options(given, seeds, asked)
+    elif given or seeds is not None:
+        name = next(iter([*given, "seeds"])).replace("_", "-")
+        raise click.UsageError(f"--{name} and a plan are two ways to say what is trained; write it into {plan}")
+    else:
+        written = read_file(plan, asked)
+    if written.num_runs > MOST_RUNS and not is_sure:
+        raise Failure(
+            f"that makes {written.num_runs:,} runs; look at them with --dry-run, and give --yes to train them",
+            BAD_INPUT,
+        )
+    folder = out or written.out
+    assert folder is not None
+    return written.sweep, folder
+
+
+def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool, executor: str) -> tuple[dict[str, Any], str]:
+    """Tell what a sweep would do, and what that would cost: for a script, and for a reader."""
+    from landscape.sweep_tables import dims_text, duration
+    from models.sweep import estimate
+
+    left, counts = wanted.left(folder, retry_failed)
+    cost = estimate(folder, [config.hash for config in wanted.configs], left)
+    total = cost.seconds * len(left)
+    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": len(left)}
+    value |= {"probes": wanted.probes, "seconds_of_a_run": cost.seconds, "seconds_left": total, "source": cost.source}
+    text = [
+        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {len(left)} left",
+        dims_text(wanted.plan.dims),
+        *(f"  asked of each: {clean(probe)}" for probe in wanted.probes),
+        f"  training the rest takes about {duration(total)} on one core, {duration(cost.seconds)} a run, by "
+        f"{clean(cost.source)}{'; probes come on top' if wanted.probes else ''}",
+    ]
+    return value, "\n".join(text)
+
+
+def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
+    """Tell what became of a sweep: for a script, and for a reader."""
+    from landscape import open_sweep
+    from landscape.sweep_tables import sweep_text, sweep_value
+
+    answer = open_sweep(folder)
+    return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
+
+
 # --- averages of weights -----------------------------------------------------------------------------------
+
+
+# --- paths between runs ------------------------------------------------------------------------------------
+
+align_options = [
+    click.option(
+        "--align", is_flag=True, help="Also with hidden units matched (weight matching, Ainsworth et al. 2023)."
+    ),
+    click.option(
+        "--permutations", type=RUN, help="JSON file that says which axes belong to which units; found if not."
+    ),
+]
+measuring_options = [
+    click.option("--data", help=f"Other data than the runs' own: {DATA}."),
+    click.option("--examples", type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
+    click.option("--device", help="cpu, cuda, cuda:1, ...; cpu if left out."),
+    click.option("--executor", default="serial", metavar="serial|processes|processes:N|dask:ADDRESS"),
+    json_option,
+]
+
+
+@cli.command()
+@click.argument("a", type=RUN)
+@click.argument("b", type=RUN)
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=25, help="Places between A and B that are measured first.")
+@click.option("--reach", type=Value(tuple[float, float]), default=(0.0, 1.0), help="First and last place, as -1,2.")
+@click.option("--refine", default=2, help="Rounds in which the places around the highest points are halved.")
+@with_options(align_options)
+@click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
+@with_options(measuring_options)
+def path(
+    a: Path,
+    b: Path,
+    align: bool,
+    permutations: Path | None,
+    out: Path | None,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Loss and error on the way from run A to run B, BatchNorm recalibrated at each point, and the barrier."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import path_rows
+    from models.joining import path_between, stored_metrics
+    from models.opened import open_run
+
+    settings = {name: values.pop(name) for name in ("kind", "points", "reach", "refine")}
+    probe, objective = path_between([a, b], align, permutations, settings, **given(values))
+    store = new_store(out or a)
+    with progress_bar(a.name) as progress:
+        answer = ask(probe, objective, store, executor, progress)
+    rows = path_rows(answer, [stored_metrics(open_run(run)) for run in (a, b)] if values["data"] is None else ())
+    file = store.path / f"{answer_name(probe, objective)}.h5"
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
 
 
 @cli.command()
@@ -1154,6 +1451,132 @@ def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
     say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
 
 
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=11, help="Places on each path.")
+@with_options(align_options)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
+@with_options(measuring_options)
+def barriers(
+    runs: tuple[Path, ...],
+    align: bool,
+    permutations: Path | None,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import group_rows
+    from models.joining import matrix_of
+
+    settings = {name: values.pop(name) for name in ("kind", "points")}
+    probe, objective = matrix_of(runs, align, permutations, settings, **given(values))
+    with progress_bar(out.name) as progress:
+        answer = ask(probe, objective, new_store(out), executor, progress)
+    file, rows = out / f"{answer_name(probe, objective)}.h5", group_rows(answer)
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
+@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
+@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
+@click.option("--points", default=25, help="Places on the line between two ends.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
+@executor_option
+@json_option
+def fork(
+    steps: tuple[int, ...],
+    seeds: int,
+    copies: int,
+    points: int,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **factors: Any,
+) -> None:
+    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
+    from models.config import RunConfig
+    from models.forking import Forks, fork_rows
+
+    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
+    with progress_bar(out.name) as progress:
+        answer = forks(out, executor, progress)
+    rows, file = fork_rows(answer), out / f"{forks.name}.h5"
+    about = [f"{name}: {number(answer[name].sel(metric='error').item())}" for name in ("stable_from", "spearman")]
+    text = f"{clean(file)}\n{indent(table(rows), '  ')}\n  training error: {', '.join(about)}"
+    say({**contents(answer, file), "rows": rows}, text, as_json)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# --- sweeps in tables, distances between runs ---------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("sweep", type=RUN)
+@click.option("--metric", default="test_accuracy", help="Any number a run: test_loss, wall_seconds, ...")
+@click.option(
+    "--pairing",
+    type=click.Choice(["auto", "seed", "none"]),
+    default="auto",
+    help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
+)
+@click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@json_option
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+    """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
+    from landscape import figures
+    from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
+
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
+    files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
+    path = sweep / f"{name}.h5"
+    rows = {"sources": source_rows(answer), "effects": effect_rows(answer, answer.sizes["effect"])}
+    text = f"{clean(path)}\n{indent(effects_text(answer), '  ')}"
+    say({**contents(answer, path), **rows, "figures": files}, text, as_json)
+
+
+class DistancesCommand(GroupedCommand):
+    """`distances`: its options are the fields of Distances, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fields, then the options declared here."""
+        from models.distances import Distances
+
+        return [*options_of(Distances, "The question"), *super().get_params(ctx)]
+
+
+@cli.command(cls=DistancesCommand)
+@runs_argument
+@click.option("--out", type=RUN, help="Folder of the answer; that of the run, or distances beside several runs.")
+@json_option
+def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values: Any) -> None:
+    """Compare runs, or the moments of one run, pair by pair: weights, angles, predictions, and their plane."""
+    from landscape import figures
+    from models.distances import Distances, ask_distances, distance_rows
+    from models.opened import open_run
+
+    refuse_twice(runs)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
+    folder = out or (home / "distances" if len(runs) > 1 else runs[0])
+    with progress_bar("distances") as progress:
+        name, answer = ask_distances(Distances(**values), opened, folder, progress)
+    files = [
+        str(file)
+        for kind, one in figures.draw(answer, name).items()
+        for file in figures.save(one, folder / "figures" / f"{name}-{kind}")
+    ]
+    path, rows = folder / f"{name}.h5", distance_rows(answer)
+    say({**contents(answer, path), "rows": rows, "figures": files}, f"{clean(path)}\n{table(rows)}", as_json)
+
+
 # --- what the commands share -------------------------------------------------------------------------------
 
 
@@ -1174,6 +1597,8 @@ def new_store(folder: Path) -> Store:
 def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     """List the folders at or below one that hold a run or answers, sorted by name.
 
+    The runs of a sweep are left out: its own folder stands for all of them.
+
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
@@ -1183,9 +1608,10 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
-    others = ("sharpness-report-", "ensemble-", "race-", "search-", "lr-range-", "swa-")
-    return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
+    from landscape.sweeps import files_outside_sweeps
+
+    files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
+    return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:

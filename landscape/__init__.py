@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from landscape.optimizer_state import OptimizerState
     from landscape.parameters import ParameterLayout
     from landscape.store import Store
+    from landscape.sweeps import open_sweep
     from landscape.traces import BlockTraces, TraceEstimate, block_traces, trace
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
     "ask": "landscape.measure",
     "block_traces": "landscape.traces",
     "eigenpairs": "landscape.eigen",
+    "open_sweep": "landscape.sweeps",
     "spectral_density": "landscape.density",
     "trace": "landscape.traces",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "ask",
     "block_traces",
     "eigenpairs",
+    "open_sweep",
     "spectral_density",
     "trace",
 ]

@@ -236,6 +236,18 @@ class Objective:
             copied._module = torch.compile(copied._module, fullgraph=True, dynamic=False)  # type: ignore[assignment]
         return copied
 
+    def under(self, normalization: str) -> Objective:
+        """Copy the objective under another policy of BatchNorm (see `landscape.normalization`).
+
+        Raises:
+            ValueError: If there is no such policy.
+        """
+        copied, _ = self._copied()
+        set_policy(copied._module, normalization)
+        copied.normalization, copied._values = normalization, None
+        copied.depends_on_cuts = copied.depends_on_cuts or normalization == "batch"
+        return copied
+
     # --- what probes and operators build on -------------------------------------------------------------------
 
     @contextmanager

@@ -19,16 +19,35 @@ from models.losses import Loss
 from models.normalization import exact_norms, settle_statistics
 from models.optimizers import OwnOptimizer
 from models.regularization.depth import can_skip
-from models.seeds import derived_seed
+from models.seeds import Fork, derived_seed, seed_at
 from models.transfer.anchors import Anchor
 
 
-class Classifier(pl.LightningModule):
+class LeanModule(pl.LightningModule):
+    """A LightningModule whose batches may lie on its device already, and that costs little in each step."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Spare Lightning's note of the running hook, set forty times a step, torch's checks for parameters."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch that is already there alone."""
+        if isinstance(batch, Examples) and batch.inputs.device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+
+class Classifier(LeanModule):
     """Minimizes the loss of a network, cross-entropy if no other is given.
 
     Loss (nats) and accuracy of training and validation are logged once an epoch as `train_loss`,
     `train_accuracy`, `val_loss` and `val_accuracy`, averaged over examples; those of training as the epoch went on,
     with the parameters moving. Batches that are already on the device are not moved again.
+
+    The splits that are measured after each epoch are the Trainer's validation loaders, in the order of `splits`.
 
     Where the network has norms with exact statistics, they are measured on the training set after the last step of each
     epoch, before it is validated or kept.
@@ -47,10 +66,12 @@ class Classifier(pl.LightningModule):
     Attributes:
         network: The bare network, inputs (N, ...) -> logits (N, K).
         seed: Seed of what is random in a step.
+        fork: From which step on another seed takes its place; never if None.
         loss: The mean loss of logits (N, K) and targets (N,).
         rules: What is done to gradients before the optimizer steps.
         sam: Radius of sharpness-aware minimization; 0 for none.
         augment: What is done to a batch before a step; nothing if None.
+        splits: What each validation loader holds: `<split>_loss` and `<split>_accuracy` are logged.
         anchor: What the network is kept near to; it may be set until training begins.
     """
 
@@ -65,6 +86,8 @@ class Classifier(pl.LightningModule):
         sam: float = 0.0,
         augment: Callable[[Examples], Examples] | None = None,
         still: Sequence[nn.Module] = (),
+        splits: Sequence[str] = ("val",),
+        fork: Fork | None = None,
     ) -> None:
         """Put a training together.
 
@@ -78,29 +101,27 @@ class Classifier(pl.LightningModule):
             sam: Radius of sharpness-aware minimization; 0 for none.
             augment: From a batch on its device to the one that the step takes, drawn from torch's global generator.
             still: Layers of the network that stay in eval mode.
+            splits: What each validation loader holds.
+            fork: From which step on what is random comes from another seed; never if None.
         """
         super().__init__()
         self.network = network
         self.seed = seed
+        self.fork = fork
         self.loss = loss
         self.rules = rules or GradientRules()
         self.sam = sam
         self.augment = augment
         self._skips = can_skip(network)
         self.anchor = Anchor()
+        self.splits = tuple(splits)
         self._still = tuple(still)
         self._optimizer = optimizer
         self._schedule = schedule
         self._outputs: list[tuple[Tensor, Tensor]] = []
+        self._measured: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._penalties: list[Tensor] = []
         self._batch: Examples | None = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Spare Lightning's note of the running hook, set forty times a step, torch's checks for parameters."""
-        if name == "_current_fx_name":
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     def train(self, mode: bool = True) -> Classifier:
         """Set the mode of all layers but those that stay still."""
@@ -123,12 +144,6 @@ class Classifier(pl.LightningModule):
             return optimizer
         scheduler = LambdaLR(optimizer, self._schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leave a batch that is already there alone."""
-        if isinstance(batch, Examples) and batch.inputs.device == device:
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_train_batch_start(self, batch: Examples, batch_idx: int) -> None:
         """Seed what is random in this step by (seed, step)."""
@@ -176,7 +191,8 @@ class Classifier(pl.LightningModule):
         if exact_norms(self.network):
             settle_statistics(self.network, self.trainer.train_dataloader.dataset.tensors[0])
         if self._outputs:
-            self._log_means("train")
+            self._log_means("train", self._outputs)
+            self._outputs.clear()
         if self._penalties:
             mean = torch.stack(self._penalties).mean()
             self.log("train_penalty", mean, on_step=False, on_epoch=True, batch_size=1)
@@ -189,16 +205,18 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start over."""
-        self._outputs.clear()
+        self._measured.clear()
 
-    def validation_step(self, batch: Examples, batch_idx: int) -> None:
-        """Evaluate a batch."""
+    def validation_step(self, batch: Examples, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Evaluate a batch of one of the splits."""
         inputs, targets = batch
-        self._outputs.append((self.network(inputs), targets))
+        self._measured.setdefault(dataloader_idx, []).append((self.network(inputs), targets))
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation split."""
-        self._log_means("val")
+        """Log the means over each split."""
+        for index, outputs in self._measured.items():
+            self._log_means(self.splits[index], outputs)
+        self._measured.clear()
 
     def _augmented(self, batch: Examples) -> Examples:
         """Augment by draws of their own, so that the network draws as it does without."""
@@ -216,7 +234,7 @@ class Classifier(pl.LightningModule):
         return loss
 
     def _seed_step(self, purpose: str = "step") -> None:
-        seed = derived_seed(self.seed, purpose, self.global_step)
+        seed = derived_seed(seed_at(self.global_step, self.seed, self.fork), purpose, self.global_step)
         # torch.manual_seed would record a stack trace for every kind of accelerator, a thousand times the cost
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
@@ -235,9 +253,8 @@ class Classifier(pl.LightningModule):
         loss, penalty = self._loss_of(logits, targets), self.anchor.penalty(self.network, inputs, logits)
         return (loss if penalty is None else loss + penalty), logits, penalty
 
-    def _log_means(self, part: str) -> None:
-        logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
-        self._outputs.clear()
+    def _log_means(self, part: str, outputs: Sequence[tuple[Tensor, Tensor]]) -> None:
+        logits, targets = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         accuracy = (logits.argmax(1) == labels).float().mean()
         metrics = {f"{part}_loss": self.loss(logits, targets), f"{part}_accuracy": accuracy}

@@ -18,7 +18,7 @@ from models.augmentation import AUGMENTATIONS, check_augmentation
 from models.averaging import AVERAGES, check_average, make_average
 from models.data import TASKS, check_task
 from models.data.standardization import STANDARDIZATIONS, check_standardization
-from models.initialization import check_initialization
+from models.initialization import check_initialization, written_out
 from models.normalization import make_norm
 from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
@@ -68,6 +68,7 @@ class RunConfig:
         init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
             lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
             follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
+            he and xavier are short for he-normal and xavier-normal.
         start: Folder of a finished run of the same architecture whose weights this one starts from; a classifier of
             another number of classes starts anew. Only the folder's name counts in the hash, and run.json keeps a
             digest of the weights. To train the classifier alone and then everything, start a second run from a first.
@@ -102,10 +103,14 @@ class RunConfig:
         epochs: Passes over the training split.
         early_stopping: Stop after so many epochs without a lower validation loss; 0 never stops.
         keep_best: Keep the weights of the lowest validation loss instead of the last ones.
+        test_each_epoch: Measure the test split after each epoch too, as `epoch_test_loss` and `epoch_test_accuracy`.
         average: none, ema:DECAY (with start=, warmup=corrected, ramp or none), polyak, swa (swa:start=0.75,every=1) or
             lawa:K: the mean of the weights over steps or ends of epochs, measured beside the weights that are kept.
         keep_average: Keep the average of the weights instead of the last ones.
         seed: Seed of initial weights, order of examples, augmentation and whatever else draws while training.
+        fork_step: Optimizer steps after which the order of examples and all random draws come from fork_seed; until
+            then the run is bit for bit the one without a fork. Never if none.
+        fork_seed: Which of the ways on from the fork.
         snapshots: When to keep the parameters: epochs:1, steps:50, log:8 (points a decade) or none.
         flow_every: Look at activations and back-propagated gradients every so many steps; 0 never does.
         probes: Probes to ask while training, joined by +, with their fields and how often, as in
@@ -158,9 +163,12 @@ class RunConfig:
     epochs: int = _in("Training", 20)
     early_stopping: int = _in("Training", 0)
     keep_best: bool = _in("Training", False)
+    test_each_epoch: bool = _in("Training", False)
     average: str = _in("Training", "none")
     keep_average: bool = _in("Training", False)
     seed: int = _in("Training", 0)
+    fork_step: int | None = _in("Training", None)
+    fork_seed: int = _in("Training", 0)
     snapshots: str = _in("Running", "epochs:1")
     flow_every: int = _in("Running", 50)
     probes: str = _in("Running", "none")
@@ -197,6 +205,8 @@ class RunConfig:
         if (self.early_stopping or self.keep_best) and not self.val_fraction:
             raise ValueError("early_stopping and keep_best watch the validation loss; give val_fraction above 0")
         _check_average(self)
+        if self.fork_seed and self.fork_step is None:
+            raise ValueError("fork_seed chooses among the ways on from a fork; give fork_step too, or leave it out")
 
     def _check_layers(self) -> None:
         """Refuse layers and weights that cannot be built, whatever their shape."""
@@ -214,6 +224,7 @@ class RunConfig:
         for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
+        object.__setattr__(self, "init", written_out(self.init))
         for registry in (REGULARIZERS, AUGMENTATIONS, ANCHORS):
             object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
         for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES, TASKS):
@@ -331,6 +342,7 @@ _WHOLE = {
     "patch": 1,
     "warmup": 0,
 }
+_WHOLE |= {"fork_step": 0, "fork_seed": 0}
 _WHOLE |= {"epochs": 0, "early_stopping": 0, "seed": 0, "threads": 1, "flow_every": 0, "probe_examples": 1}
 _REAL = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "val_fraction": (0, 1)}
 _REAL |= {"label_noise": (0, 1), "label_smoothing": (0, 1), "l1": (0, math.inf), "sam": (0, math.inf)}
@@ -393,3 +405,5 @@ def _check_numbers(config: RunConfig) -> None:
         raise ValueError(f"betas must be two numbers in [0, 1), got {config.betas}")
     if config.val_fraction == 1:
         raise ValueError("val_fraction must leave something to train on, got 1")
+    if config.label_noise == 1:
+        raise ValueError("label_noise must be a number in [0, 1), got 1; leave some labels as they are")

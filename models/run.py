@@ -46,7 +46,7 @@ def train(config: RunConfig, out: str | Path, progress: Progress | None = None) 
     prepared = None if Path(out).exists() else _prepared(config)
     store = Store(out)
     with store.lock():
-        if not _finished(store, config):
+        if not is_finished(store, config):
             (prepared or _prepared(config)).run(store, progress)
         for name in ("training", "trajectory"):
             store.journal(name).discard()
@@ -60,8 +60,12 @@ def _prepared(config: RunConfig) -> Training:
     return Training(config)
 
 
-def _finished(store: Store, config: RunConfig) -> bool:
-    """Whether this run is done; refuse a folder that holds another one."""
+def is_finished(store: Store, config: RunConfig) -> bool:
+    """Whether this run is done.
+
+    Raises:
+        ValueError: If the folder holds another run.
+    """
     if not (store.path / "run.json").exists():
         return False
     about = store.load_json("run")

@@ -44,7 +44,7 @@ from models.optimizers import build_optimizer
 from models.regularization import regularize
 from models.resuming import BestWeights, EpochCheckpoint, Interruption, SafetensorsCheckpoints
 from models.schedules import make_schedule, scaled_lr
-from models.seeds import derived_seed
+from models.seeds import Fork, derived_seed
 from models.transfer.anchors import Anchor, make_anchor
 from models.transfer.beginning import Beginning
 from models.transfer.freezing import freeze, parameter_groups
@@ -57,12 +57,12 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 class Training:
     """One run from its configuration to its sealed files."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Load and build everything; nothing is written."""
+    def __init__(self, config: RunConfig, data: Splits | None = None) -> None:
+        """Load and build everything, but for data that is at hand; nothing is written."""
         self.config = config
         _require_logger(config.logger)
         self.device = find_device(config.device)
-        self.data = load_data(config.data, **config.data_options)
+        self.data = data or load_data(config.data, **config.data_options)
         self.network = build_model(
             config.model, self.data.input_shape, self.data.num_classes, **config.architecture_options
         )
@@ -75,21 +75,26 @@ class Training:
         still = freeze(self.network, config.freeze)
         count = len(self.data.train.targets)
         self.batch_size = count if config.batch_size == "all" else config.batch_size
-        self.loader = TensorLoader(self.data.train.to(self.device), self.batch_size, shuffle=True, seed=config.seed)
+        fork = None if config.fork_step is None else Fork(config.fork_step, config.fork_seed)
+        train = self.data.train.to(self.device)
+        self.loader = TensorLoader(train, self.batch_size, shuffle=True, seed=config.seed, fork=fork)
+        _refuse_late_fork(config, len(self.loader))
         movable = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self._optimizer()(movable)  # settings that it refuses fail here, before anything is written
+        self.optimizer()(movable)  # settings that it refuses fail here, before anything is written
         average = make_average(config.average)
         self.averaged = AveragedWeights(average, config.freeze) if average else None
         self.module = Classifier(
             self.network,
-            self._optimizer(),
-            self._schedule(),
+            self.optimizer(),
+            self.schedule(),
             config.seed,
             make_loss(config.label_smoothing),
-            self._rules(),
+            self.rules(),
             config.sam,
             make_augmenter(config.augment, config.data, self.data, self.device),
             still,
+            tuple(self.watched()),
+            fork,
         )
         self._require_known_stability()
 
@@ -104,21 +109,21 @@ class Training:
 
     def run(self, store: Store, progress: Progress | None) -> None:
         """Train to the end, from the last checkpoint if there is one."""
-        self._announce(store)
+        self.announce(store)
         checkpoint = store.path / "resume.safetensors"
         interruption = Interruption()
         averaged = [self.averaged] if self.averaged else []
         callbacks = [interruption, self._dynamics(store), *self._probing(store), *averaged, *self._best(store)]
         callbacks.append(EpochCheckpoint(checkpoint, progress))
-        val = [] if self.data.val is None else [TensorLoader(self.data.val.to(self.device), 1024)]
-        with _own_settings(self.config.threads, self.device):
+        watched = [TensorLoader(examples.to(self.device), 1024) for examples in self.watched().values()]
+        with own_settings(self.config.threads, self.device):
             self.module.anchor = self._anchor()
-            trainer = _trainer(self.config, self.device, store.path, callbacks)
+            trainer = make_trainer(self.config, self.device, store.path, callbacks)
             try:
                 trainer.fit(
                     self.module,
                     self.loader,
-                    val or None,
+                    watched or None,
                     ckpt_path=str(checkpoint) if checkpoint.exists() else None,
                 )
             except SystemExit:
@@ -126,7 +131,12 @@ class Training:
                     raise
                 raise interruption.cause from None
 
-    def _announce(self, store: Store) -> None:
+    def watched(self) -> dict[str, Examples]:
+        """The splits that are measured after each epoch, by the name of their loss."""
+        test = {"epoch_test": self.data.test} if self.config.test_each_epoch else {}
+        return test if self.data.val is None else {"val": self.data.val, **test}
+
+    def announce(self, store: Store) -> None:
         """Write run.json, or make sure that the data is what it was when the run began."""
         if (store.path / "run.json").exists():
             before = store.load_json("run")
@@ -146,15 +156,21 @@ class Training:
         }
         store.save_json("run", about)
 
-    def _optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
+    @property
+    def lr(self) -> float:
+        """The learning rate before its schedule, scaled with the batch."""
         c = self.config
-        lr = scaled_lr(c.lr, c.lr_scaling, min(self.batch_size, len(self.data.train.targets)))
+        return scaled_lr(c.lr or 0.0, c.lr_scaling, min(self.batch_size, len(self.data.train.targets)))
+
+    def optimizer(self) -> Callable[[Any], torch.optim.Optimizer]:
+        """Return what builds the optimizer of the network's parameters."""
+        c = self.config
         return partial(
             _build_optimizer,
             network=self.network,
             trunk_lr=c.trunk_lr,
             name=c.optimizer_name,
-            lr=lr,
+            lr=self.lr,
             weight_decay=0.0 if c.decoupled else c.weight_decay,
             options=c.optimizer_options,
         )
@@ -164,11 +180,13 @@ class Training:
         anchor = self.config.anchor
         return Anchor() if anchor == "none" else make_anchor(anchor, self.beginning.memory(self.device))
 
-    def _rules(self) -> GradientRules:
+    def rules(self) -> GradientRules:
+        """Return what is done to gradients before the optimizer steps."""
         c = self.config
         return GradientRules(c.clip_value, c.clip_norm, c.l1, c.weight_decay if c.decoupled else 0.0)
 
-    def _schedule(self) -> Callable[[int], float] | None:
+    def schedule(self) -> Callable[[int], float] | None:
+        """Return the factor on the learning rate as a function of the step; None if it is constant."""
         c = self.config
         if c.schedule == "constant" and not c.warmup:
             return None
@@ -182,7 +200,7 @@ class Training:
             snapshots=c.snapshots,
             log=c.logger != "none",
             submodule="network",
-            results=partial(self._results, store),
+            results=lambda: self.results(store, self.module.trainer.optimizers[0]),
         )
 
     def _probing(self, store: Store) -> list[ProbeEvery]:
@@ -203,10 +221,12 @@ class Training:
         watched = c.early_stopping or c.keep_best
         return [BestWeights(store.path / "best.safetensors", c.early_stopping)] if watched else []
 
-    def _results(self, store: Store) -> dict[str, float]:
+    def results(self, store: Store, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         """Save the optimizer and the weights that are kept, and measure them on the test and training split."""
-        self._save_optimizer(store)
-        found = {"optimizer_state_bytes": float(self._optimizer_state().nbytes), **self._results_of_average(store)}
+        state = OptimizerState.of(optimizer, self.network)
+        # with the digest of the last weights: those that are kept may be others
+        state.save(store.path / OPTIMIZER_FILE, digest_tensors(self.network.state_dict()))
+        found = {"optimizer_state_bytes": float(state.nbytes), **self._results_of_average(store)}
         best = store.path / "best.safetensors"
         if self.config.keep_best and best.exists():
             fit_weights(self.network, load_weights(best)[0])
@@ -232,14 +252,6 @@ class Training:
     def _measured(self, name: str, network: nn.Module, examples: Examples) -> dict[str, float]:
         loss, accuracy = measure(network, examples, self.module.loss)
         return {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
-
-    def _save_optimizer(self, store: Store) -> None:
-        """Save the optimizer's last state, with the digest of the last weights: those that are kept may be others."""
-        self._optimizer_state().save(store.path / OPTIMIZER_FILE, digest_tensors(self.network.state_dict()))
-
-    def _optimizer_state(self) -> OptimizerState:
-        (optimizer,) = self.module.trainer.optimizers
-        return OptimizerState.of(optimizer, self.network)
 
 
 @torch.no_grad()
@@ -277,6 +289,15 @@ def _refuse_lonely_example(config: RunConfig, data: Splits) -> None:
         )
 
 
+def _refuse_late_fork(config: RunConfig, steps_an_epoch: int) -> None:
+    steps = steps_an_epoch * config.epochs
+    if config.fork_step is not None and config.fork_step >= steps:
+        raise ValueError(
+            f"fork_step {config.fork_step} is not before the end of this training, which has {steps} steps "
+            f"({steps_an_epoch} an epoch); fork earlier or train longer"
+        )
+
+
 def _require_logger(name: str) -> None:
     if name == "tensorboard" and not any(map(find_spec, ("tensorboardX", "tensorboard"))):
         raise ValueError(
@@ -290,7 +311,8 @@ def _logger(name: str, folder: Path) -> Any:
     return (CSVLogger if name == "csv" else TensorBoardLogger)(folder, name="logs")
 
 
-def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
+def make_trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: list[Any]) -> pl.Trainer:
+    """Build the Trainer of a run."""
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index or 0] if device.type == "cuda" else 1,
@@ -309,7 +331,7 @@ def _trainer(config: RunConfig, device: torch.device, folder: Path, callbacks: l
 
 
 @contextmanager
-def _own_settings(threads: int, device: torch.device) -> Iterator[None]:
+def own_settings(threads: int, device: torch.device) -> Iterator[None]:
     """Train with the run's number of threads, quietly; give back as it was what we and Lightning's Trainer set.
 
     That is torch's threads, generators and choice of deterministic algorithms, cuDNN's benchmark, cuBLAS's workspace,

@@ -51,6 +51,34 @@ def read_watches(text: str) -> list[Watch]:
 
 def _read(word: str) -> Watch:
     name, _, written = word.partition(":")
+    parts = [part.strip() for part in written.split(",") if part.strip()]
+    given = [part.partition("=")[2] for part in parts if part.startswith("every=")]
+    fields = ",".join(part for part in parts if not part.startswith("every="))
+    every = given[-1] if given else DEFAULT_SCHEDULE
+    every = f"steps:{every}" if every.isdecimal() else every
+    probe = _made(name, fields, more=("every",))
+    Moments.of(every)
+    return Watch(probe, every)
+
+
+def read_probe(text: str) -> Probe:
+    """Read a probe that is asked of finished runs.
+
+    Args:
+        text: As `read_watches` reads one, without `every`, such as "spectrum:k=1"; a user's own also as
+            "package.module:Class:field=value".
+
+    Raises:
+        ValueError: If the probe or a field is unknown, or a value does not fit.
+    """
+    name, _, written = text.partition(":")
+    if "." in name and "/" not in name:
+        cls, _, written = written.partition(":")
+        name = f"{name}/{cls}"
+    return _made(name, written)
+
+
+def _made(name: str, written: str, more: tuple[str, ...] = ()) -> Probe:
     if name not in BUILT_IN and "/" not in name:
         raise ValueError(f"{unknown('probe', name, BUILT_IN)}, or write package.module/Class")
     cls: Any = named_object(BUILT_IN.get(name, name.replace("/", ":")))
@@ -58,14 +86,12 @@ def _read(word: str) -> Watch:
     values: dict[str, Any] = {}
     for part in filter(None, written.split(",")):
         field, equals, value = part.partition("=")
-        if not equals or field not in ("every", *known):
-            listed = ", ".join(("every", *known))
+        if not equals or field not in known:
+            listed = ", ".join((*more, *known))
             raise ValueError(f"probe {name!r} takes no {part!r}; write field=value, with a field of: {listed}")
         try:
-            values[field] = value if field == "every" else parse(value, known[field])
+            values[field] = parse(value, known[field])
         except ValueError as error:
             raise ValueError(f"probe {name!r}: {field}: {error}") from None
-    every = values.pop("every", DEFAULT_SCHEDULE)
-    every = f"steps:{every}" if every.isdecimal() else every
-    Moments.of(every)
-    return Watch(cls(**values), every)
+    made: Probe = cls(**values)
+    return made

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from landscape.callbacks.rows import Rows
+from landscape.callbacks.rows import Rows, Tables
 from landscape.monitors import Flow, depth_slope
 from landscape.parameters import ParameterLayout
 
@@ -37,7 +37,7 @@ _PER_MODULE = ("output_mean", "output_variance", "backpropagated_norm", "backpro
 Columns = Mapping[str, np.ndarray]
 
 
-def training_of(rows: Rows, layers: list[str]) -> xr.Dataset:
+def training_of(rows: Tables, layers: list[str]) -> xr.Dataset:
     """Put together what was recorded by step and by epoch.
 
     Args:
@@ -111,7 +111,7 @@ def restore_flow(rows: Rows, sealed: xr.Dataset) -> None:
     rows.append("flow", {"step": kept.pop("flow_step"), **kept})
 
 
-def trajectory_of(rows: Rows, layout: ParameterLayout) -> xr.Dataset:
+def trajectory_of(rows: Tables, layout: ParameterLayout) -> xr.Dataset:
     """Put together the snapshots.
 
     Returns:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 
 from landscape.store import Journal
+
+
+class Tables(Protocol):
+    """What tables can be read from."""
+
+    def table(self, table: str) -> dict[str, np.ndarray]:
+        """Collect a table, sorted by step; empty if nothing was written to it."""
 
 
 class Rows:

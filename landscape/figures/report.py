@@ -35,6 +35,7 @@ SECTIONS = (
     "Critical points",
     "Sharpness",
     "Dynamics",
+    "Paths",
     "Other answers",
 )
 _SECTION_OF = {
@@ -49,6 +50,8 @@ _SECTION_OF = {
     "sharpness": "Sharpness",
     "sharpness-report": "Sharpness",
     "by-step": "Dynamics",
+    "connection": "Paths",
+    "curve-plane": "Paths",
 }
 _CAPTIONS = {
     "learning-curves": "Loss and accuracy over training.",
@@ -78,6 +81,13 @@ _CAPTIONS = {
     "ends": "Where each optimizer ends, at the places where it started.",
     "online": "Forms of Adam on a convex problem whose losses change at every step.",
     "sharpness-runs": "Sharpness of every run, best run first.",
+    "matrices": "Distances between the points, cosines of their ways from the start, and different predictions.",
+    "principal-plane": "The points in the plane of their principal components.",
+    "effects": "What each factor of the sweep, and each pair of factors, does to the metric.",
+    "profile": "Loss and error along a trained curve between two networks, and along the straight line.",
+    "descent": "Loss of the mini-batches while the curve was trained.",
+    "plane": "Loss over the plane of the curve.",
+    "plane-error": "Error over the plane of the curve.",
     "by-step": "What the probe found while the model trained.",
 }
 _INTERACTIVE: dict[str, Callable[[xr.Dataset], Any]] = {"surface3d": interactive_surface, "volume": interactive_volume}

@@ -18,7 +18,7 @@ from landscape.provenance import provenance
 from landscape.store import Store
 from models.config import RunConfig
 from models.data import load_data
-from models.tuning.trials import run_trials
+from models.trials import run_trials
 
 SMOOTHING = 0.9  # of the exponential mean of the losses, corrected for its start at zero
 DIVERGED = 4.0  # times the lowest smoothed loss so far, after which nothing is looked at

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from models.tuning.space import Choices, Point, Range
+from models.space import Choices, Point, Range
 
 Sampler = Literal["grid", "random", "tpe"]
 SAMPLERS: tuple[Sampler, ...] = ("grid", "random", "tpe")

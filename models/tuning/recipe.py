@@ -18,9 +18,9 @@ from landscape.normalization import recalibrate
 from landscape.store import Store
 from models.config import RunConfig
 from models.opened import open_run
+from models.space import Choices, Space
+from models.trials import outcome, run_trials
 from models.tuning.search import Search, best_trials
-from models.tuning.space import Choices, Space
-from models.tuning.trials import outcome, run_trials
 
 INITIAL = 0.15  # distance of the first loss from log C, as a share of log C
 FEW_BATCHES, FEW_EPOCHS = 8, 60

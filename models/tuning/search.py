@@ -17,11 +17,12 @@ from landscape.execution import Progress
 from landscape.provenance import provenance
 from landscape.store import Store
 from models.data import load_data
+from models.space import Choices, Point, Space
+from models.trials import OBJECTIVES, Objective, Outcome, outcome, run_trials
 from models.tuning.proposals import SAMPLERS, Proposals, Sampler, import_optuna, importances
-from models.tuning.space import Choices, Point, Space
-from models.tuning.trials import OBJECTIVES, Objective, Outcome, outcome, run_trials
 
 DEFAULT_TRIALS = 20
+_ONE_VALUE = ("data", "data_seed", "val_fraction", "standardize", "snapshots", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,16 @@ class Search:
         """Refuse what cannot be searched.
 
         Raises:
-            ValueError: If a name is unknown, a grid has a range or a number of trials, or nothing is validated.
+            ValueError: If a name is unknown, nothing varies, a field must have one value, a grid has a range or a
+                number of trials, or nothing is validated.
         """
+        if self.space.is_point:
+            raise ValueError(
+                "nothing varies, so there is one point and nothing to search; give a field several values, such as "
+                "lr 0.01,0.1, or train this one run with landscape train"
+            )
+        for name in set(self.space.dimensions) & set(_ONE_VALUE):
+            raise ValueError(f"{name} must have one value, since it decides what is measured or how; got several")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
         if self.objective not in OBJECTIVES:

@@ -28,7 +28,7 @@ from models.architectures import build_model
 from models.classifier import Classifier
 from models.data import Examples, TensorLoader, load_data
 from models.run import RunConfig, import_weights, open_run, train
-from models.training import _own_settings, measure
+from models.training import measure, own_settings
 
 TINY = RunConfig(
     model="mlp",
@@ -98,6 +98,28 @@ def test_a_run_is_a_function_of_its_configuration(whole, tmp_path):
     assert logging.getLogger("pytorch_lightning").level == level
     train(replace(TINY, seed=1), tmp_path / "other")
     assert digests(tmp_path / "other")["weights"] != digests(whole)["weights"]
+
+
+def test_the_test_split_is_measured_after_each_epoch_and_nothing_else_changes(whole, tmp_path):
+    config, folder = replace(TINY, test_each_epoch=True), tmp_path / "run"
+    assert config.hash != TINY.hash
+    with pytest.raises(Stop):
+        train(config, folder, progress=stop_after(2))
+    train(config, folder)
+    train(config, tmp_path / "again")
+    assert digests(folder) == digests(tmp_path / "again")
+    assert digests(folder)["weights"] == digests(whole)["weights"]
+    before, after = Store(whole).read("training"), Store(folder).read("training")
+    assert set(after) - set(before) == {"epoch_test_loss", "epoch_test_accuracy"}
+    assert all(np.array_equal(before[name], after[name], equal_nan=True) for name in before)
+    assert after["epoch_test_loss"].dims == ("epoch",) and after["epoch_test_loss"].attrs["units"] == "nats"
+    assert float(after["epoch_test_loss"][-1]) == pytest.approx(float(after["test_loss"]), rel=1e-5)
+    assert float(after["epoch_test_accuracy"][-1]) == pytest.approx(float(after["test_accuracy"]))
+
+
+def test_the_test_split_is_measured_after_each_epoch_without_a_validation_split(tmp_path):
+    metrics = train(replace(TINY, val_fraction=0.0, epochs=1, test_each_epoch=True), tmp_path)
+    assert metrics["epoch_test_loss"] == pytest.approx(metrics["test_loss"], rel=1e-5) and "val_loss" not in metrics
 
 
 @pytest.mark.parametrize("epochs", [1, 3, 4])
@@ -447,7 +469,7 @@ def test_a_classifier_takes_another_loss():
     assert torch.equal(module.training_step(batch, 0), expected)
     module.log_dict = lambda metrics, **_: logged.update(metrics)
     logged = {}
-    module._log_means("train")
+    module._log_means("train", module._outputs)
     assert logged["train_loss"] == expected
     assert measure(module.network, batch, margin)[0] == pytest.approx(expected.item(), rel=1e-6)
 
@@ -457,13 +479,13 @@ def test_every_setting_is_given_back_after_training(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with _own_settings(1, torch.device("cpu")):
+        with own_settings(1, torch.device("cpu")):
             pl.Trainer(deterministic=True, accelerator="cpu", logger=False, enable_checkpointing=False)
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.backends.cudnn.benchmark
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8" and torch.backends.cudnn.benchmark
         assert torch.is_deterministic_algorithms_warn_only_enabled()
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
-        with _own_settings(1, torch.device("cpu")):
+        with own_settings(1, torch.device("cpu")):
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     finally:

@@ -139,7 +139,7 @@ def test_figures_and_tables(answer):
 def test_the_same_question_goes_on_where_it_stopped(home, answer, tmp_path, monkeypatch):
     shutil.copytree(home, tmp_path / "cut")
     (tmp_path / f"cut/{STUDY.name}.h5").unlink()
-    monkeypatch.setattr("models.tuning.trials._train", None)  # nothing is trained again
+    monkeypatch.setattr("models.trials._train", None)  # nothing is trained again
     again = STUDY(tmp_path / "cut")
     assert again.attrs["content_digest"] != "" and again["value"].equals(answer["value"])
     assert again["plane"].equals(answer["plane"])

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from cli import cli
 from landscape import Store
 from models.run import RunConfig
+from models.space import Choices, Range, read_dimension
 from models.training import Training
+from models.trials import run_trials
 from models.tuning import LrRange, Recipe, Search, Space, best_trials, recipe
 from models.tuning import lr_range as ranges
 from models.tuning.proposals import Proposals, importances
-from models.tuning.space import Choices, Range, read_dimension
-from models.tuning.trials import run_trials
 
 pytest.importorskip("optuna", reason="needs the extra [tune]")
 
@@ -68,7 +68,7 @@ def test_reading_choices_and_ranges():
 )
 def test_what_cannot_be_searched_is_refused_before_training(fields, message):
     with pytest.raises(ValueError, match=message):
-        Space.read({**SMALL, **fields})
+        Search(Space.read({**SMALL, **fields}))
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def images(folder: Path, classes: int, examples: int = 40) -> str:
 
 
 def test_runs_that_do_not_match_are_refused_with_the_reason(home, tmp_path):
-    with pytest.raises(ValueError, match=r"other is tested on other examples than seed0 \(data_seed is 1 and 0\); an"):
+    with pytest.raises(ValueError, match=r"other is tested on other examples than seed0 \(data_seed is 1 and 0\); p"):
         ask(home, "seed0", "other")
     train(replace(TINY, data=images(tmp_path, 3), train_size=None, test_size=None), tmp_path / "three")
     three = open_run(tmp_path / "three")

@@ -1,4 +1,4 @@
-"""What a search may choose from: values or ranges for some fields of a run, one value for each of the others."""
+"""What a search or a sweep chooses from: values or ranges for some fields of a run, one value for each other one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from models.registry import unknown
 
 Point = dict[str, Any]
 
-MOST_CORNERS = 4096
+MOST_CORNERS = 1024
+MOST_RUNS = 100_000
 _RANGE = re.compile(r"(?:(log|uniform):)?([^/]+?)\.\.([^/]+?)(?:/(\d+))?")
-_ONE_VALUE = ("data", "data_seed", "val_fraction", "standardize", "snapshots", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Choices:
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError("needs at least one value, got none; write values such as 0.01,0.1")
-        for value in self.values:
-            if self.values.count(value) > 1:
-                raise ValueError(f"has the value {value} twice; write each value once")
+        if len(set(self.values)) < len(self.values):
+            value = next(value for value in self.values if self.values.count(value) > 1)
+            raise ValueError(f"has the value {value} twice; write each value once")
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -82,6 +82,8 @@ class Range:
         """Take so many values from end to end, by equal factors or equal steps, to four significant digits."""
         if count < 2:
             raise ValueError(f"needs at least 2 values in a range, got {count}; write one value without a range")
+        if count > MOST_RUNS:
+            raise ValueError(f"takes at most {MOST_RUNS:,} values of a range, got {count:,}; write fewer")
         values = (np.geomspace if self.log else np.linspace)(self.low, self.high, count)
         rounded = (round(v) if self.whole else float(f"{v:.4g}") for v in values.tolist())
         return Choices(tuple(dict.fromkeys(rounded)))  # whole numbers may coincide
@@ -92,7 +94,7 @@ class Space:
     """Fields that vary, and fields that do not.
 
     Attributes:
-        dimensions: Choices or a range by field; at least one of them leaves a choice.
+        dimensions: Choices or a range by field.
         fixed: One value by field; what is left out takes the default of `RunConfig`, but no snapshots are kept.
     """
 
@@ -100,22 +102,19 @@ class Space:
     fixed: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be searched: each value of choices, and both ends of ranges, must make a run.
+        """Refuse what cannot be run: each value of choices, and both ends of ranges, must make a run.
 
         Raises:
-            ValueError: If nothing varies, a field is unknown or must have one value, or a combination cannot be run.
+            ValueError: If a field is unknown, there are too many combinations, or one of them cannot be run.
         """
         known = [field.name for field in fields_of(RunConfig)]
         for name in (*self.dimensions, *self.fixed):
             if name not in known:
                 raise ValueError(unknown("field of a run's configuration", name, known))
-        if not any(len(dimension.ends) > 1 for dimension in self.dimensions.values()):
+        if self.size is not None and self.size > MOST_RUNS:
             raise ValueError(
-                "nothing varies, so there is one point and nothing to search; give a field several values, such as "
-                "lr 0.01,0.1, or train this one run with landscape train"
+                f"the values make {self.size:,} runs, more than the {MOST_RUNS:,} of one answer; give fewer values"
             )
-        for name in set(self.dimensions) & set(_ONE_VALUE):
-            raise ValueError(f"{name} must have one value, since it decides what is measured or how; got several")
         for point in self.corners():
             self.config(point)
 
@@ -147,8 +146,21 @@ class Space:
         return cls(dimensions, fixed)
 
     def config(self, point: Point) -> RunConfig:
-        """Build the run at a point."""
-        return RunConfig(**{"snapshots": "none", **self.fixed, **point})
+        """Build the run at a point.
+
+        Raises:
+            ValueError: If it cannot be run, naming the point.
+        """
+        try:
+            return RunConfig(**{"snapshots": "none", **self.fixed, **point})
+        except ValueError as error:
+            chosen = ", ".join(f"{name}={value}" for name, value in point.items())
+            raise ValueError(f"{error} (for {chosen})" if chosen else str(error)) from None
+
+    @property
+    def is_point(self) -> bool:
+        """Whether nothing varies."""
+        return not any(len(dimension.ends) > 1 for dimension in self.dimensions.values())
 
     @property
     def size(self) -> int | None:
@@ -161,6 +173,8 @@ class Space:
     def corners(self) -> Iterator[Point]:
         """All combinations of values and ends, or if those are too many, each value beside the first of the others."""
         ends = {name: dimension.ends for name, dimension in self.dimensions.items()}
+        if "seed" in ends:  # one whole number is as good as another
+            ends["seed"] = tuple(dict.fromkeys((min(ends["seed"]), max(ends["seed"]))))
         if math.prod(map(len, ends.values())) <= MOST_CORNERS:
             yield from (dict(zip(ends, values, strict=True)) for values in itertools.product(*ends.values()))
             return

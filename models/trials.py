@@ -111,13 +111,24 @@ def _by_epoch(training: xr.Dataset, objective: Objective) -> np.ndarray:
 
 
 def _train(out: str, config: RunConfig) -> Answer:
-    folder = Path(out) / config.hash
+    train_or_record(config, Path(out) / config.hash)
+    return {}
+
+
+def train_or_record(config: RunConfig, folder: Path) -> None:
+    """Train a run; what it raises is written into its folder as `failure.json`.
+
+    Raises:
+        StoreError: If the run cannot be written, or another process is at work on it.
+    """
     try:
         train(config, folder)
     except StoreError:
         raise
-    except (ValueError, RuntimeError, MemoryError) as error:
-        about = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}", "config": config.to_dict()}
-        Store(folder).save_json("failure", about)
-        return {"failed": 1.0}
-    return {"failed": 0.0}
+    except Exception as error:
+        Store(folder).save_json("failure", {"error": in_one_line(error), "config": config.to_dict()})
+
+
+def in_one_line(error: Exception) -> str:
+    """Write an error with its kind."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
