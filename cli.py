@@ -66,6 +66,7 @@ OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
     "race-",
     "search-",
     "sharpness-report-",
+    "swa-",
     "sweep-",
 )
 _MOST_BASINS = 20  # rows of a table
@@ -1561,8 +1562,7 @@ def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values:
     from models.distances import Distances, ask_distances, distance_rows
     from models.opened import open_run
 
-    if twice := [run for run in runs if runs.count(run) > 1]:
-        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    refuse_twice(runs)
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
     folder = out or (home / "distances" if len(runs) > 1 else runs[0])
@@ -1602,7 +1602,7 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
-            searches or races.
+            searches, comparisons of averages or races.
     """
     if not folder.is_dir():
         raise Failure(
