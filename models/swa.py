@@ -33,7 +33,7 @@ from models.losses import make_loss
 from models.merging import average_runs
 from models.opened import Run, open_run
 from models.snapshots import network_at
-from models.tuning.trials import run_trials
+from models.trials import run_trials
 
 POINTS = ("last", "decayed", "swa", "swa-cyclic", "ema", "lawa")
 REFERENCES = ("last", "decayed")
