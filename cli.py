@@ -1341,7 +1341,7 @@ measuring_options = [
 ]
 
 
-@cli.command()
+@cli.command("path")
 @click.argument("a", type=RUN)
 @click.argument("b", type=RUN)
 @click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
@@ -1351,7 +1351,7 @@ measuring_options = [
 @with_options(align_options)
 @click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
 @with_options(measuring_options)
-def path(
+def path_from_a_to_b(
     a: Path,
     b: Path,
     align: bool,
@@ -1451,6 +1451,8 @@ def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
     say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
 
 
+@cli.command()
+@runs_argument
 @click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
 @click.option("--points", default=11, help="Places on each path.")
 @with_options(align_options)
