@@ -1184,13 +1184,14 @@ def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> No
     help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
 )
 @click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@click.option("--log", is_flag=True, help="Of the logarithm of the metric, where it spans orders of magnitude.")
 @json_option
-def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, log: bool, as_json: bool) -> None:
     """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
     from landscape import figures
     from landscape.sweep_tables import ask_effects, effect_rows, effects_text, source_rows
 
-    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete, log)
     drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
     files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
     path = sweep / f"{name}.h5"
