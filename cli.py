@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from textwrap import indent
 from types import FrameType
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from landscape.sharpness import SharpnessReport
     from landscape.store import StoreError
     from models.opened import Run
+    from models.sweep import Sweep
 
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
@@ -215,14 +217,18 @@ class ConfigCommand(GroupedCommand):
 
 
 class SearchCommand(GroupedCommand):
-    """`tune grid` and `tune random`: each field of RunConfig takes values or a range, as text."""
+    """`tune grid`, `tune random` and `sweep`: each field of RunConfig takes values or a range, as text."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The fields of a run, then the options declared here."""
+        return [*self._fields, *super().get_params(ctx)]
+
+    @cached_property
+    def _fields(self) -> list[click.Parameter]:
+        """Made once, since click finds out by identity in which order options were given."""
         from models.config import RunConfig
 
-        fields = [field for field in fields_of(RunConfig) if is_text(field.annotation)]
-        return [*map(_text_option, fields), *super().get_params(ctx)]
+        return [_text_option(field) for field in fields_of(RunConfig) if is_text(field.annotation)]
 
 
 def _text_option(field: Field) -> click.Option:
@@ -430,22 +436,13 @@ def ask_all(
     from landscape.execution import open_executor
     from landscape.measure import answer_name, ask
     from models.opened import open_run
-    from models.planes import directions_of
+    from models.planes import objective_and_probe
 
     torch.set_num_threads(threads or 1)
     asked = []
-    word = values.get("directions")
-    if options.get("normalization") is None:
-        # Between two networks nobody's running statistics hold.
-        options["normalization"] = "recalibrated" if str(word).startswith("to:") else "running"
     for run in map(open_run, runs):
-        objective = objective_of(run, **options)
-        chosen = dict(values)
-        if isinstance(word, str):
-            resolution = values.get("resolution")
-            axes = len(resolution) if isinstance(resolution, tuple) else 2
-            chosen["directions"] = directions_of(word, run, objective, axes)
-        asked.append((cls(**chosen), objective, run.store))
+        objective, probe = objective_and_probe(cls(**values), run, **chosen_options(options))
+        asked.append((probe, objective, run.store))
     bad = 0
     with saying(as_json, several=len(runs) > 1) as say, open_executor(executor) as engine:
         for probe, objective, store in asked:
@@ -842,7 +839,11 @@ def report(folder: Path, out: Path) -> None:
 @json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the runs in a folder: state, test error, loss, sharpness, negative curvature, width."""
+    from landscape.sweeps import overviews_of, sweeps_in
+
     rows = overviews(folder, run_folders(folder, alone=True))
+    for one in sweeps_in(folder):
+        rows += overviews_of(one, "" if one == folder else one.relative_to(folder).as_posix())
     shown = [{name: value for name, value in row.items() if name != "reason"} for row in rows]
     reasons = [f"{row['run']}: {clean(row['reason'], limit=500)}" for row in rows if "reason" in row]
     say(rows, "\n".join([table(shown), *reasons]) if rows else f"no runs in {folder}", as_json)
@@ -853,9 +854,12 @@ def list_(folder: Path, as_json: bool) -> None:
 @json_option
 def show(things: tuple[Path, ...], as_json: bool) -> None:
     """Show a run or an answer: what is in it, its errors, and the command that made it."""
+    from landscape.sweeps import is_sweep
+
     with saying(as_json, several=len(things) > 1) as say:
         for path in things:
-            say(*(show_run(path) if path.is_dir() else show_answer(path)))
+            shown = show_sweep if is_sweep(path) else show_run if path.is_dir() else show_answer
+            say(*shown(path))
 
 
 @cli.command()
@@ -1082,6 +1086,131 @@ def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
             )
 
 
+# --- sweeps ------------------------------------------------------------------------------------------------
+
+MOST_RUNS = 1000  # that are trained without --yes
+
+
+@cli.command(cls=SearchCommand)
+@click.argument("plan", type=RUN, required=False)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N - 1; --seed takes a list instead.")
+@click.option(
+    "--probe",
+    "asked",
+    multiple=True,
+    metavar="NAME:FIELD=VALUE,...",
+    help="What to ask of each finished run, as in spectrum:k=1 or package.module:Class; may be given several times.",
+)
+@click.option("--out", type=RUN, help="Folder of all runs; of a plan its own `out`, or results/ and its name.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is done of it, and what the rest will cost.")
+@click.option("--retry-failed", is_flag=True, help="Try again what has failed.")
+@click.option("--yes", is_flag=True, help=f"Train more than {MOST_RUNS} runs.")
+@click.option(
+    "--executor",
+    default="processes",
+    metavar="processes|processes:N|serial|dask:ADDRESS",
+    help="Where runs are trained: in processes (one a core, or N), here, or by the workers of a Dask scheduler.",
+)
+@json_option
+def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+    r"""Train every combination of values, and ask probes of each run, as one job that goes on where it stopped.
+
+    Options take values by commas (by semicolons where a value has commas itself) or a range with a number of values:
+    --optimizer sgd,adam --batch-size 32,512 --lr 1e-3..1e-1/5 --seeds 8. Runs that are in the folder already, by their
+    configuration, are not trained again. No snapshots are kept unless --snapshots says so.
+
+    A PLAN is a TOML file, instead of these options:
+
+    \b
+      out = "results/plan"                   # if left out, results/ and the name of the file
+      seeds = 8                              # 0 to 7, or a list
+      probes = ["spectrum:k=1", "sharpness"]
+      [fixed]                                # one value a field
+      data = "mnist1d"
+      model = "mlp"
+      [sweep]                                # crossed with each other: lists, or ranges as text
+      batch_size = [32, 512]
+      width = "16..256/5"
+      [[runs]]                               # fields that go together; each run is crossed with all others
+      optimizer = "sgd"
+      lr = 0.1
+      [[runs]]
+      optimizer = "adam"
+      lr = 0.001
+
+    Open the results in Python with landscape.open_sweep(FOLDER). docs/sweeps.md says more.
+    """
+    executor, retry_failed = options.pop("executor"), options.pop("retry_failed")
+    wanted, folder = read_sweep(plan, out, yes or dry_run, **options)
+    if dry_run:
+        value, text = sweep_plan(wanted, folder, retry_failed, executor)
+        say(value, text, as_json)
+        return
+    from landscape.sweep_tables import counts_of, sweep_text, sweep_value
+    from models.sweep.display import Display
+
+    answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
+    path = folder / f"{wanted.name}.h5"
+    say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
+    if counts_of(answer)["failed"] or (answer["error"] != "").any():
+        raise click.exceptions.Exit(FAILED)
+
+
+def read_sweep(
+    plan: Path | None, out: Path | None, is_sure: bool, seeds: int | None, asked: tuple[str, ...], **texts: str | None
+) -> tuple[Sweep, Path]:
+    """Read a sweep from a file or from options, and its folder."""
+    from models.sweep import read_file, read_options
+
+    given = {name: text for name, text in texts.items() if text is not None}
+    if plan is None:
+        if out is None:
+            raise click.UsageError("give --out, the folder of the sweep, for example --out results/sweep")
+        written = read_options(given, seeds, asked)
+    elif given or seeds is not None:
+        name = next(iter([*given, "seeds"])).replace("_", "-")
+        raise click.UsageError(f"--{name} and a plan are two ways to say what is trained; write it into {plan}")
+    else:
+        written = read_file(plan, asked)
+    if written.num_runs > MOST_RUNS and not is_sure:
+        raise Failure(
+            f"that makes {written.num_runs:,} runs; look at them with --dry-run, and give --yes to train them",
+            BAD_INPUT,
+        )
+    folder = out or written.out
+    assert folder is not None
+    return written.sweep, folder
+
+
+def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool, executor: str) -> tuple[dict[str, Any], str]:
+    """Tell what a sweep would do, and what that would cost: for a script, and for a reader."""
+    from landscape.sweep_tables import dims_text, duration
+    from models.sweep import estimate
+
+    left, counts = wanted.left(folder, retry_failed)
+    cost = estimate(folder, [config.hash for config in wanted.configs], left)
+    total = cost.seconds * len(left)
+    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": len(left)}
+    value |= {"probes": wanted.probes, "seconds_of_a_run": cost.seconds, "seconds_left": total, "source": cost.source}
+    text = [
+        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {len(left)} left",
+        dims_text(wanted.plan.dims),
+        *(f"  asked of each: {clean(probe)}" for probe in wanted.probes),
+        f"  training the rest takes about {duration(total)} on one core, {duration(cost.seconds)} a run, by "
+        f"{clean(cost.source)}{'; probes come on top' if wanted.probes else ''}",
+    ]
+    return value, "\n".join(text)
+
+
+def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
+    """Tell what became of a sweep: for a script, and for a reader."""
+    from landscape import open_sweep
+    from landscape.sweep_tables import sweep_text, sweep_value
+
+    answer = open_sweep(folder)
+    return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
+
+
 # --- curves between runs -----------------------------------------------------------------------------------
 
 
@@ -1189,7 +1318,7 @@ def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> No
 def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, log: bool, as_json: bool) -> None:
     """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
     from landscape import figures
-    from landscape.sweep_tables import ask_effects, effect_rows, effects_text, source_rows
+    from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
 
     name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete, log)
     drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
@@ -1256,6 +1385,8 @@ def new_store(folder: Path) -> Store:
 def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     """List the folders at or below one that hold a run or answers, sorted by name.
 
+    The runs of a sweep are left out: its own folder stands for all of them.
+
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
@@ -1265,7 +1396,9 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    files = [path for pattern in ("run.json", "*.h5") for path in folder.rglob(pattern)]
+    from landscape.sweeps import files_outside_sweeps
+
+    files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     others = (
         "sharpness-report-",
         "ensemble-",
@@ -1277,6 +1410,7 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         "double-descent-",
         "distances-",
         "effects-",
+        "sweep-",
     )
     return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
 

@@ -1,120 +1,100 @@
-"""The factor table of a sweep in a folder, computed once, and as rows to print."""
+"""Sweeps as plain text: how far one is, and what came of it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
-from landscape.effects import Pairing, factor_effects, finished_values
-from landscape.provenance import provenance
-from landscape.store import Store
-from landscape.sweeps import open_sweep
+from landscape.tables import number, table
+from landscape.text import clean
 
-_MOST_ROWS = 40
+if TYPE_CHECKING:
+    import xarray as xr
+
+MOST = 10  # runs that are listed
+_CRITERIA = ("test_loss", "val_loss")
 
 
-def ask_effects(
-    folder: Path, metric: str, pairing: Pairing = "auto", drop_incomplete: bool = False, log: bool = False
-) -> tuple[str, xr.Dataset, xr.Dataset]:
-    """Answer from a sweep's folder what its factors do to a metric.
+def duration(seconds: float | None) -> str:
+    """Write a time for people.
 
-    Args:
-        folder: What `landscape sweep` filled.
-        metric: As `factor_effects` takes it, with the next three.
-        pairing: Whether seeds are paired.
-        drop_incomplete: Whether levels with empty cells are left out.
-        log: Whether the logarithm of the metric is taken.
-
-    Returns:
-        The answer's name in the folder, by everything its values depend on, the answer, and the sweep.
-
-    Raises:
-        MissingError: If there is no sweep.
-        ValueError: As `factor_effects` does.
-        LockedError: If another process is at work in the folder.
+    >>> duration(5), duration(125), duration(7300), duration(200000), duration(None)
+    ('5 s', '2 min 5 s', '2 h 2 min', '2 d 7 h', '?')
     """
-    sweep = open_sweep(folder)
-    values = finished_values(sweep, metric)
-    fields = {"metric": metric, "pairing": pairing, "drop_incomplete": drop_incomplete, "log": log}
-    question = {**fields, "dims": list(values.dims)}
-    digest = hashlib.sha256(json.dumps(question).encode() + np.ascontiguousarray(values.values).tobytes())
-    for name in values.dims:
-        digest.update(repr(sweep[str(name)].values.tolist()).encode())
-    name, store = f"effects-{digest.hexdigest()[:12]}", Store(folder, create=False)
-    if not store.has(name):
-        started = time.monotonic()
-        table = factor_effects(sweep, metric, pairing, drop_incomplete, log)
-        attrs = {"probe_fields": json.dumps(question), **provenance(), "wall_seconds": time.monotonic() - started}
-        with store.lock():
-            store.write(name, table.assign_attrs(attrs))
-    return name, store.read(name), sweep
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    parts = [(whole // size if size == 86400 else whole % larger // size, word)
+             for (word, size), larger in zip(units, (math.inf, 86400, 3600, 60), strict=True)]  # fmt: skip
+    first = next((place for place, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{int(count)} {word}" for count, word in parts[first : first + 2] if count or first == 3)
 
 
-def source_rows(table: xr.Dataset) -> list[dict[str, Any]]:
-    """One row a term: its share of the variance of the cell means, and what chance alone would give."""
-    columns = [table[name].values.tolist() for name in ("source", "share", "share_by_chance")]
-    return [
-        {"source": source, "share": share, "share_by_chance": chance}
-        for source, share, chance in zip(*columns, strict=True)
-    ]
+def dims_text(dims: Mapping[str, Sequence[Any]]) -> str:
+    """One line a dimension with its values, the middle of many left out."""
+    lines = []
+    for name, values in dims.items():
+        shown = [number(value) for value in values]
+        if len(shown) > MOST:
+            shown = [*shown[:4], "...", *shown[-2:]]
+        lines.append(f"  {clean(name)} ({len(values)}): {', '.join(shown)}")
+    return "\n".join(lines)
 
 
-def effect_rows(table: xr.Dataset, most: int = _MOST_ROWS) -> list[dict[str, Any]]:
-    """One row an effect: its estimate, its intervals, and whether the simultaneous one excludes zero.
-
-    Args:
-        table: What `factor_effects` returns.
-        most: Of more effects the main ones come first, and then the interactions that are largest.
-    """
-    is_pair = np.char.find(table["term"].values.astype(str), ":") >= 0
-    order = np.lexsort((-np.abs(table["estimate"].values), is_pair)) if table.sizes["effect"] > most else ...
-    chosen = np.sort(np.arange(table.sizes["effect"])[order][:most])
-    names = ("estimate", "low", "high", "simultaneous_low", "simultaneous_high")
-    rows = []
-    for at in chosen.tolist():
-        numbers = {name: table[name].values[at].item() for name in names}
-        sign = (
-            "" if np.isnan(numbers["low"]) else "*" * _excludes(numbers, "") + "*" * _excludes(numbers, "simultaneous_")
-        )
-        about = {"term": str(table["term"].values[at]), "level": str(table["level"].values[at])}
-        rows.append({**about, **numbers, "beyond_zero": sign})
-    return rows
+def counts_of(sweep: xr.Dataset) -> dict[str, int]:
+    """How many runs ended in which state, and how many are missing; cells that no run belongs to are not."""
+    states = sweep["status"].values.ravel().tolist()
+    counts = {state: states.count(state) for state in ("finished", "diverged", "failed")}
+    return {**counts, "missing": int(sweep.attrs["num_runs"]) - sum(counts.values())}
 
 
-def effects_text(table: xr.Dataset) -> str:
-    """Tell the factor table for a reader: sources, effects, and how to judge them."""
-    from landscape.tables import table as aligned
-
-    shown = effect_rows(table)
-    hidden = table.sizes["effect"] - len(shown)
-    lines = [
-        f"{table.attrs['metric']}: {_mean(table)} over {table['num_cells'].item()} cells "
-        f"and {table['num_seeds'].item()} seeds",
-        aligned(source_rows(table)),
-        aligned(shown),
-        f"and {hidden} smaller interactions; --json prints all" if hidden else "",
-        f"left out for empty cells: {table.attrs['dropped']}" if table.attrs["dropped"] else "",
-        f"{table['num_left_out'].item()} runs left out" if table["num_left_out"].item() else "",
-        table.attrs["note"],
-        "*: the 95% interval excludes zero; **: the simultaneous one too" if np.isfinite(table["low"]).any() else "",
-    ]
-    return "\n".join(line for line in lines if line)
+def best_runs(sweep: xr.Dataset, metric: str) -> list[dict[str, Any]]:
+    """The finished runs of the lowest value of a metric, of its lowest epoch where it has epochs."""
+    values = sweep[metric].where(sweep["status"] == "finished")
+    values = values.min("epoch") if "epoch" in values.dims else values
+    order = np.argsort(values.values, axis=None, kind="stable")[:MOST]
+    return [_about(sweep, int(place)) | {metric: float(values.values.flat[place])} for place in order
+            if math.isfinite(values.values.flat[place])]  # fmt: skip
 
 
-def _mean(table: xr.Dataset) -> str:
-    from landscape.tables import number
-
-    is_log, mean = table.attrs["scale"] == "log", table["mean"].item()
-    if is_log:
-        return f"geometric mean {number(np.exp(mean).item())} (effects are logarithms of factors: 0.69 doubles it)"
-    return f"mean {number(mean)}"
+def failed_runs(sweep: xr.Dataset) -> list[dict[str, Any]]:
+    """The runs with an error."""
+    places = np.flatnonzero(sweep["error"].values.ravel() != "")
+    return [_about(sweep, int(p)) | {"error": clean(sweep["error"].values.flat[p], limit=500)} for p in places]
 
 
-def _excludes(numbers: dict[str, float], prefix: str) -> bool:
-    return numbers[f"{prefix}low"] > 0 or numbers[f"{prefix}high"] < 0
+def _about(sweep: xr.Dataset, place: int) -> dict[str, Any]:
+    dims = sweep["status"].dims
+    at = np.unravel_index(place, sweep["status"].shape)
+    row = {str(name): sweep[name].values[index].item() for name, index in zip(dims, at, strict=True)}
+    return {**row, "run": str(sweep["run"].values.flat[place])}
+
+
+def sweep_text(sweep: xr.Dataset) -> str:
+    """Tell of a sweep: its dimensions, how many runs there are, the best ones, and those that failed."""
+    dims = {str(name): sweep[name].values.tolist() for name in sweep["status"].dims}
+    counts = ", ".join(f"{count} {state}" for state, count in counts_of(sweep).items() if count)
+    empty = sweep["status"].size - int(sweep.attrs["num_runs"])
+    blocks = [dims_text(dims), f"  runs: {counts}{f'; {empty} cells have no run' if empty else ''}"]
+    for metric in _CRITERIA:
+        if metric in sweep and (rows := best_runs(sweep, metric)):
+            blocks.append(f"lowest {metric.replace('_', ' ')}:\n{table(rows)}")
+    if rows := failed_runs(sweep):
+        more = f"\nand {len(rows) - MOST} more" if len(rows) > MOST else ""
+        blocks.append(f"with an error ({len(rows)}):\n{table(rows[:MOST])}{more}")
+    return "\n".join(blocks)
+
+
+def sweep_value(sweep: xr.Dataset) -> dict[str, Any]:
+    """Tell the same for a script."""
+    return {
+        "dims": {str(name): sweep[name].values for name in sweep["status"].dims},
+        "states": counts_of(sweep),
+        "best": {metric: best_runs(sweep, metric) for metric in _CRITERIA if metric in sweep},
+        "failed": failed_runs(sweep),
+        "attributes": sweep.attrs,
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,8 @@ def open_sweep(folder: str | Path) -> xr.Dataset:
     columns = _columns(list(rows.values()), plan["probes"], list(rows))
     empty = {"status": "missing"}
     variables = {n: _spread(column, positions, sizes, empty.get(n, "")) for n, column in columns.items()}
-    attrs = {"probe": "sweep", "probe_fields": json.dumps(plan["question"]), **plan["provenance"]}
+    attrs: dict[str, Any] = {"probe": "sweep", "probe_fields": json.dumps(plan["question"])}
+    attrs |= {"num_runs": len(plan["runs"]), **plan["provenance"]}
     coords = {name: (name, _values(values)) for name, values in plan["dims"].items()}
     answer = xr.Dataset(variables, coords, attrs)
     return answer.assign_coords(epoch=np.arange(answer.sizes["epoch"])) if "epoch" in answer.dims else answer
@@ -68,6 +69,19 @@ def open_sweep(folder: str | Path) -> xr.Dataset:
 def is_sweep(folder: Path) -> bool:
     """Whether a folder holds a sweep."""
     return (folder / f"{PLAN}.json").is_file()
+
+
+def files_outside_sweeps(folder: Path) -> Iterator[Path]:
+    """Go through all files at or below a folder, but not into the runs of a sweep."""
+    for parent, folders, names in os.walk(folder):
+        if f"{PLAN}.json" in names:
+            folders.clear()
+        yield from (Path(parent) / name for name in names)
+
+
+def sweeps_in(folder: Path) -> list[Path]:
+    """List the sweeps at or below a folder."""
+    return sorted(path.parent for path in files_outside_sweeps(folder) if path.name == f"{PLAN}.json")
 
 
 def read_plan(store: Store) -> dict[str, Any]:
@@ -85,7 +99,7 @@ def read_plan(store: Store) -> dict[str, Any]:
     plan = store.load_json(PLAN)
     if plan.get("schema_version", 0) > SCHEMA_VERSION:
         raise NewerSchemaError(f"{store.path} was made by a newer version of landscape-lab; install that one")
-    if set(plan) < {"dims", "runs", "probes", "question", "provenance"}:
+    if not {"dims", "runs", "probes", "question", "provenance"} <= set(plan):
         raise DamagedFileError(f"{store.path / PLAN}.json is no plan of a sweep; run the command of the sweep again")
     return plan
 
@@ -150,7 +164,7 @@ def overviews_of(folder: Path, name: str) -> list[dict[str, Any]]:
     store = Store(folder, create=False)
     shown = []
     for run, row in read_rows(store, read_plan(store)["runs"]).items():
-        about = json.loads(row.get("overview", "{}"))
+        about: dict[str, Any] = json.loads(row.get("overview", "{}"))
         about |= {key: Measure(**value) for key, value in about.items() if isinstance(value, dict)}
         state = {"missing": about.get("state", "missing")}.get(row["status"], row["status"])
         reason = {"reason": row["error"]} if row["error"] else {}

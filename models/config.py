@@ -18,7 +18,7 @@ from models.augmentation import AUGMENTATIONS, check_augmentation
 from models.averaging import AVERAGES, check_average, make_average
 from models.data import TASKS, check_task
 from models.data.standardization import STANDARDIZATIONS, check_standardization
-from models.initialization import check_initialization
+from models.initialization import check_initialization, written_out
 from models.normalization import make_norm
 from models.optimizers import FULL_BATCH, OPTIMIZERS, check_optimizer, default_lr
 from models.registry import unknown
@@ -68,6 +68,7 @@ class RunConfig:
         init: default (torch's), zeros, constant:VALUE, normal:STD, uniform:BOUND, small-normal, large-normal,
             lecun-uniform, lecun-normal, xavier-uniform, xavier-normal, he-uniform, he-normal or orthogonal; steps may
             follow, as in he-normal+zero-last-gamma: zero-last-gamma, zero-last, fixup, lsuv, bias:VALUE, bias-uniform.
+            he and xavier are short for he-normal and xavier-normal.
         start: Folder of a finished run of the same architecture whose weights this one starts from; a classifier of
             another number of classes starts anew. Only the folder's name counts in the hash, and run.json keeps a
             digest of the weights. To train the classifier alone and then everything, start a second run from a first.
@@ -223,6 +224,7 @@ class RunConfig:
         for name, default in {**architecture, **self._of_optimizer()}.items():
             if getattr(self, name) in _LEFT_OUT:
                 object.__setattr__(self, name, default)
+        object.__setattr__(self, "init", written_out(self.init))
         for registry in (REGULARIZERS, AUGMENTATIONS, ANCHORS):
             object.__setattr__(self, registry.kind, registry.write_all(getattr(self, registry.kind)))
         for registry in (SCHEDULES, LR_SCALINGS, STANDARDIZATIONS, AVERAGES, TASKS):
@@ -403,3 +405,5 @@ def _check_numbers(config: RunConfig) -> None:
         raise ValueError(f"betas must be two numbers in [0, 1), got {config.betas}")
     if config.val_fraction == 1:
         raise ValueError("val_fraction must leave something to train on, got 1")
+    if config.label_noise == 1:
+        raise ValueError("label_noise must be a number in [0, 1), got 1; leave some labels as they are")

@@ -21,6 +21,9 @@ from models.registry import Registry
 INITIALIZATIONS = Registry("initialization")
 """Functions `(weight, generator, *, options)` that fill one weight in place."""
 
+SHORT = {"he": "he-normal", "xavier": "xavier-normal"}
+"""Short names of schemes."""
+
 Fill = Callable[..., object]
 
 
@@ -115,6 +118,16 @@ def he_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
 def orthogonal(weight: Tensor, generator: torch.Generator, *, gain: float = 1.0) -> Tensor:
     """Fill with `gain` times a random orthogonal matrix, filters as rows (Saxe et al. 2014)."""
     return init.orthogonal_(weight, gain=gain, generator=generator)
+
+
+def written_out(text: str) -> str:
+    """Write the short name of a scheme as the scheme that it stands for, so that equal runs have one hash.
+
+    >>> written_out("he"), written_out("xavier+zero-last"), written_out("orthogonal:2")
+    ('he-normal', 'xavier-normal+zero-last', 'orthogonal:2')
+    """
+    scheme, *steps = text.split("+")
+    return "+".join([SHORT.get(scheme, scheme), *steps])
 
 
 def check_initialization(text: str) -> None:

@@ -17,8 +17,8 @@ from models.registry import unknown
 
 Point = dict[str, Any]
 
-MOST_CORNERS = 4096
-MOST_RUNS = 1_000_000
+MOST_CORNERS = 1024
+MOST_RUNS = 100_000
 _RANGE = re.compile(r"(?:(log|uniform):)?([^/]+?)\.\.([^/]+?)(?:/(\d+))?")
 
 

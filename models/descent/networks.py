@@ -18,7 +18,7 @@ from models.architectures import build_model
 from models.config import RunConfig
 from models.data import load_data
 from models.descent.sizes import AXES, check_axis, check_plan
-from models.tuning.trials import run_trials
+from models.trials import run_trials
 
 FIELD = {"width": "width", "noise": "width", "samples": "train_size", "epochs": "epochs"}
 """The field of a run that the sizes of an axis are."""

@@ -11,7 +11,7 @@ from models.descent.least_squares import LeastSquares
 from models.descent.networks import FIELD, Networks
 from models.descent.random_features import PENALTIES, FeatureRegression
 from models.descent.sizes import AXES, check_axis
-from models.tuning.space import Choices, read_dimension
+from models.space import Choices, read_dimension
 
 FACTORS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
 """Sizes of regressions, in units of the other size, where the peak is."""

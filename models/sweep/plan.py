@@ -14,6 +14,8 @@ from models.space import MOST_RUNS, Choices, Point, Space
 
 Label = int | float | str
 
+MOST_CELLS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -82,15 +84,20 @@ def _require_sweep(space: Space, listed: Sequence[Mapping[str, Any]]) -> None:
     for name in dict.fromkeys(name for run in listed for name in run):
         if name in space.dimensions:
             raise ValueError(f"{name} is given to single runs and to the whole sweep; leave one of them out")
-    assert space.size is not None
-    _require_size(space.size * max(1, len(listed)))
+    if (count := num_runs(space, listed)) > MOST_RUNS:
+        raise ValueError(f"that makes {count:,} runs, more than the {MOST_RUNS:,} of one sweep; make several of it")
+
+
+def num_runs(space: Space, listed: Sequence[Mapping[str, Any]]) -> int:
+    """How many runs there are, without building any."""
+    return (space.size or 0) * max(1, len(listed))
 
 
 def _require_size(cells: int) -> None:
-    if cells > MOST_RUNS:
+    if cells > MOST_CELLS:
         raise ValueError(
-            f"the runs span {cells:,} cells, more than the {MOST_RUNS:,} of one answer; give fewer values, or several "
-            "sweeps"
+            f"the fields of the runs span {cells:,} cells, more than the {MOST_CELLS:,} of one answer; list runs that "
+            "differ in fewer fields, or make several sweeps"
         )
 
 
@@ -154,3 +161,14 @@ def label_of(value: Any) -> Label:
 
 def _written(label: Mapping[str, Label]) -> str:
     return ", ".join(f"{name}={value}" for name, value in label.items())
+
+
+def require_seeds(number: int) -> tuple[int, ...]:
+    """Return the seeds 0 to number - 1.
+
+    Raises:
+        ValueError: If there are none, or more than there may be runs.
+    """
+    if not 1 <= number <= MOST_RUNS:
+        raise ValueError(f"seeds must be a number from 1 to {MOST_RUNS:,}, got {number:,}")
+    return tuple(range(number))

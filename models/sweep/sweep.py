@@ -122,20 +122,24 @@ class Sweep:
         self._require_data()
         store = Store(out)
         with store.lock(), store.journal(PLAN) as journal:
-            self._save_plan(store)
-            tasks, counts = self.left(store, retry_failed)
+            self.save_plan(store)
+            tasks, counts = self.left(store.path, retry_failed)
             self._settle(store, journal, tasks, counts, executor, progress, watch)
             answer = open_sweep(out)
             store.write(self.name, answer)
+            for name in store.names(f"{PLAN}-*"):
+                if name != self.name:  # of the plan that this one takes the place of
+                    (store.path / f"{name}.h5").unlink()
         return answer
 
-    def left(self, store: Store, retry_failed: bool = False) -> tuple[list[Task], Counts]:
-        """List what there is to do in a folder, and count what is done."""
-        rows, tasks, counts = store.journal(PLAN).records(), [], Counts(total=len(self.plan.runs))
+    def left(self, out: Path, retry_failed: bool = False) -> tuple[list[Task], Counts]:
+        """List what there is to do in a folder, which need not exist, and count what is done."""
+        rows = Store(out, create=False).journal(PLAN).records() if out.is_dir() else {}
+        tasks, counts = [], Counts(total=len(self.plan.runs))
         for config in self.configs:
             row = rows.get(config.hash, {})
             retry = retry_failed and is_failed(row)
-            if is_current(store.path / config.hash, row) and self._has_asked(row) and not retry:
+            if is_current(out / config.hash, row) and self._has_asked(row) and not retry:
                 counts.states[row["status"]] += 1
             else:
                 tasks.append(Task(config, row.get("wall_seconds"), retry))
@@ -149,7 +153,8 @@ class Sweep:
         for config in {config.data: config for config in self.configs}.values():
             load_data(config.data, **config.data_options)
 
-    def _save_plan(self, store: Store) -> None:
+    def save_plan(self, store: Store) -> None:
+        """Write the plan into a folder, in the place of an older one."""
         plan = {"schema_version": SCHEMA_VERSION, "kind": "sweep", **self.question}
         before = store.load_json(PLAN) if (store.path / f"{PLAN}.json").exists() else {}
         if any(before.get(name) != value for name, value in plan.items()):

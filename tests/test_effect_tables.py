@@ -10,9 +10,9 @@ import xarray as xr
 from click.testing import CliRunner
 
 from cli import cli
+from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
 from landscape.effects import factor_effects
 from landscape.store import MissingError, Store
-from landscape.sweep_tables import ask_effects, effect_rows, effects_text, source_rows
 from tests.sweeps import lost, sweep_of
 
 FACTORS = {"lr": [0.01, 0.1], "norm": ["none", "batch"]}
@@ -22,7 +22,7 @@ FACTORS = {"lr": [0.01, 0.1], "norm": ["none", "batch"]}
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> xr.Dataset:
     """A sweep that `open_sweep` finds in the folder."""
     made = sweep_of(FACTORS, [[0.2, 0.4], [0.6, 0.9]], seeds=3, noise=0.01)
-    monkeypatch.setattr("landscape.sweep_tables.open_sweep", lambda folder: made)
+    monkeypatch.setattr("landscape.effect_tables.open_sweep", lambda folder: made)
     return made
 
 
