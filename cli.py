@@ -1529,13 +1529,14 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
 )
 @click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@click.option("--log", is_flag=True, help="Of the logarithm of the metric, where it spans orders of magnitude.")
 @json_option
-def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, log: bool, as_json: bool) -> None:
     """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
     from landscape import figures
     from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
 
-    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete, log)
     drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
     files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
     path = sweep / f"{name}.h5"
@@ -1606,12 +1607,12 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
             searches, comparisons of averages or races.
     """
+    from landscape.sweeps import files_outside_sweeps
+
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    from landscape.sweeps import files_outside_sweeps
-
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 
