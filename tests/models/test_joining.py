@@ -93,7 +93,7 @@ def test_all_pairs_are_grouped_by_the_factors_that_differ(runs, tmp_path):
     assert set(draw(answer, "barrier-matrix-1")) == {"barriers"}
 
 
-def test_pairs_are_resumed_and_the_same_in_processes(runs, tmp_path):
+def test_an_interrupted_matrix_goes_on(runs, tmp_path):
     probe, objective = matrix_of(list(runs.values()), False, None, {"points": 3})
     whole = ask(probe, objective, Store(tmp_path / "whole"))
 
@@ -106,6 +106,13 @@ def test_pairs_are_resumed_and_the_same_in_processes(runs, tmp_path):
     seen = []
     found = ask(probe, objective, Store(tmp_path / "cut"), progress=lambda stage, done, total: seen.append(done))
     assert seen[0] == 1 and found.equals(whole)
+
+
+@pytest.mark.slow
+def test_pairs_are_the_same_in_processes(runs, tmp_path):
+    probe, objective = matrix_of(list(runs.values()), True, None, {"points": 3})
+    one, two = (ask(probe, objective, Store(tmp_path / e), executor=e) for e in ("serial", "processes"))
+    assert one.equals(two)
 
 
 def test_runs_that_no_path_joins_are_refused(runs, tmp_path):
