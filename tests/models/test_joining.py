@@ -118,7 +118,7 @@ def test_pairs_are_the_same_in_processes(runs, tmp_path):
 def test_runs_that_no_path_joins_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="is named twice"):
         path_between([runs["a0"], runs["a0"]], False, None, LINE)
-    with pytest.raises(ValueError, match="needs two different runs, got 1"):
+    with pytest.raises(ValueError, match="needs two different finished runs, got 1"):
         matrix_of([runs["a0"]], False, None, {})
     train(replace(TINY, data_seed=1), tmp_path / "data")
     with pytest.raises(ValueError, match=r"different data \(seed 0 and 1\)"):
