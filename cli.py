@@ -53,6 +53,22 @@ if TYPE_CHECKING:
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
+OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
+    "barrier-matrix-",
+    "connection-",
+    "curve-plane-",
+    "distances-",
+    "double-descent-",
+    "effects-",
+    "ensemble-",
+    "fork-",
+    "lr-range-",
+    "race-",
+    "search-",
+    "sharpness-report-",
+    "swa-",
+    "sweep-",
+)
 _MOST_BASINS = 20  # rows of a table
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -568,8 +584,7 @@ def ensemble(runs: tuple[Path, ...], out: Path | None, device: str, threads: int
     from models.opened import open_run
 
     torch.set_num_threads(threads)
-    if twice := [run for run in runs if runs.count(run) > 1]:
-        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    refuse_twice(runs)
     wanted, home = Ensemble(**values), Path(os.path.commonpath([run.absolute().parent for run in runs]))
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     folder = out or (home / "ensemble" if len(runs) > 1 else runs[0])
@@ -1086,6 +1101,99 @@ def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
             )
 
 
+# --- curves between runs -----------------------------------------------------------------------------------
+
+
+class ConnectCommand(GroupedCommand):
+    """`connect`: its options are the fields of Connection, then how the objective is evaluated."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Options declared here, those of the curve, and those of every probe; all parameters vary between runs."""
+        from landscape.paths.connection import Connection
+
+        own = options_of(Connection, "The curve")
+        taken = {"parameters", *(option.name for option in own)}
+        return [*super().get_params(ctx), *own, *(option for option in objective_options() if option.name not in taken)]
+
+
+@cli.command(cls=ConnectCommand)
+@click.argument("first", type=RUN, metavar="RUN")
+@click.argument("second", type=RUN, metavar="RUN")
+@click.option("--plane", default=31, type=click.IntRange(min=0), help="Points a side of the curve's plane; 0 for none.")
+@click.option("--out", type=RUN, help="Folder for the answers and figures; that of the first run if left out.")
+def connect(
+    first: Path, second: Path, plane: int, out: Path | None, executor: str, threads: int | None, **values: Any
+) -> None:
+    """Join two runs by a curve that is trained to a low loss, and measure it beside the straight line.
+
+    The data and the loss are those of the first run. The control points lie in the answer: in Python,
+    landscape.paths.Curve.load(FILE).tensors(0.5) are the weights halfway.
+    """
+    import torch
+
+    from landscape import figures
+    from landscape.paths.connection import Connection
+    from landscape.paths.tables import connection_remarks, connection_rows
+    from models.connections import connect
+    from models.opened import open_run
+
+    torch.set_num_threads(threads or 1)
+    as_json, fields = values.pop("as_json"), {field.name for field in fields_of(Connection)}
+    asked = {name: values.pop(name) for name in list(values) if name in fields}
+    values["normalization"] = values["normalization"] or "recalibrated"
+    store = new_store(out or first)
+    with progress_bar("connect") as progress:
+        how = {"executor": executor, "progress": progress, "threads": threads}
+        answers = connect(open_run(first), open_run(second), asked, plane, store, chosen_options(values), **how)
+    paths = [store.path / f"{name}.h5" for name in answers]
+    files = [file for n, a in answers.items() for file in figures.write_files(a, n, store.path / "figures", ["png"])]
+    answer = next(iter(answers.values()))
+    rows = connection_rows(answer)
+    text = [*map(clean, paths), table(rows), *connection_remarks(answer), *map(clean, files)]
+    say({**contents(answer, paths[0]), "rows": rows, "figures": files}, "\n".join(text), as_json)
+    if nonfinite(answer):
+        raise click.exceptions.Exit(FAILED)
+
+
+# --- double descent -----------------------------------------------------------------------------------------
+
+
+@cli.command("double-descent", cls=SearchCommand)
+@click.option(
+    "--axis", default="width", type=click.Choice(["width", "epochs", "samples", "noise"]), help="What varies."
+)
+@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions; 100 of least-squares, else 8, if left out.")
+@click.option("--dimension", default=100, type=click.IntRange(min=1), help="Of the Gaussian data of least-squares.")
+@click.option("--ridge", help="Penalties of random-features to choose from on validation data, or none.")
+@click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
+@click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
+@click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
+@click.option(
+    "--executor",
+    metavar="serial|processes|processes:N|dask:ADDRESS",
+    help="Where it is computed; processes for networks, serial for regressions, if left out.",
+)
+@json_option
+def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
+    """Test loss and test error over width, epochs or samples, where training begins to fit everything.
+
+    --model is mlp, cnn or any other network, random-features or least-squares; the sizes are the values of --width,
+    --train-size or --epochs, the levels of noise those of --label-noise. Values by commas, or LOW..HIGH/COUNT.
+    """
+    from landscape import figures
+    from models.descent import double_descent
+    from models.descent.rows import descent_rows, descent_words
+
+    wanted = [] if formats == "none" else formats.split(",")
+    figures.require_formats(wanted)
+    with progress_bar(out.name) as progress:
+        path, answer = double_descent(new_store(out), progress=progress, **options)
+    drawn = figures.write_files(answer, path.stem, out / "figures", wanted)
+    rows, words = descent_rows(answer), descent_words(answer)
+    text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
+    say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+
+
 # --- sweeps ------------------------------------------------------------------------------------------------
 
 MOST_RUNS = 1000  # that are trained without --yes
@@ -1211,93 +1319,201 @@ def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
     return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
 
 
-# --- curves between runs -----------------------------------------------------------------------------------
+# --- averages of weights -----------------------------------------------------------------------------------
 
 
-class ConnectCommand(GroupedCommand):
-    """`connect`: its options are the fields of Connection, then how the objective is evaluated."""
+# --- paths between runs ------------------------------------------------------------------------------------
 
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Options declared here, those of the curve, and those of every probe; all parameters vary between runs."""
-        from landscape.paths.connection import Connection
+align_options = [
+    click.option(
+        "--align", is_flag=True, help="Also with hidden units matched (weight matching, Ainsworth et al. 2023)."
+    ),
+    click.option(
+        "--permutations", type=RUN, help="JSON file that says which axes belong to which units; found if not."
+    ),
+]
+measuring_options = [
+    click.option("--data", help=f"Other data than the runs' own: {DATA}."),
+    click.option("--examples", type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
+    click.option("--device", help="cpu, cuda, cuda:1, ...; cpu if left out."),
+    click.option("--executor", default="serial", metavar="serial|processes|processes:N|dask:ADDRESS"),
+    json_option,
+]
 
-        own = options_of(Connection, "The curve")
-        taken = {"parameters", *(option.name for option in own)}
-        return [*super().get_params(ctx), *own, *(option for option in objective_options() if option.name not in taken)]
 
-
-@cli.command(cls=ConnectCommand)
-@click.argument("first", type=RUN, metavar="RUN")
-@click.argument("second", type=RUN, metavar="RUN")
-@click.option("--plane", default=31, type=click.IntRange(min=0), help="Points a side of the curve's plane; 0 for none.")
-@click.option("--out", type=RUN, help="Folder for the answers and figures; that of the first run if left out.")
-def connect(
-    first: Path, second: Path, plane: int, out: Path | None, executor: str, threads: int | None, **values: Any
+@cli.command("path")
+@click.argument("a", type=RUN)
+@click.argument("b", type=RUN)
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=25, help="Places between A and B that are measured first.")
+@click.option("--reach", type=Value(tuple[float, float]), default=(0.0, 1.0), help="First and last place, as -1,2.")
+@click.option("--refine", default=2, help="Rounds in which the places around the highest points are halved.")
+@with_options(align_options)
+@click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
+@with_options(measuring_options)
+def path_from_a_to_b(
+    a: Path,
+    b: Path,
+    align: bool,
+    permutations: Path | None,
+    out: Path | None,
+    executor: str,
+    as_json: bool,
+    **values: Any,
 ) -> None:
-    """Join two runs by a curve that is trained to a low loss, and measure it beside the straight line.
-
-    The data and the loss are those of the first run. The control points lie in the answer: in Python,
-    landscape.paths.Curve.load(FILE).tensors(0.5) are the weights halfway.
-    """
-    import torch
-
-    from landscape import figures
-    from landscape.paths.connection import Connection
-    from landscape.paths.tables import connection_remarks, connection_rows
-    from models.connections import connect
+    """Loss and error on the way from run A to run B, BatchNorm recalibrated at each point, and the barrier."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import path_rows
+    from models.joining import path_between, stored_metrics
     from models.opened import open_run
 
-    torch.set_num_threads(threads or 1)
-    as_json, fields = values.pop("as_json"), {field.name for field in fields_of(Connection)}
-    asked = {name: values.pop(name) for name in list(values) if name in fields}
-    values["normalization"] = values["normalization"] or "recalibrated"
-    store = new_store(out or first)
-    with progress_bar("connect") as progress:
-        how = {"executor": executor, "progress": progress, "threads": threads}
-        answers = connect(open_run(first), open_run(second), asked, plane, store, chosen_options(values), **how)
-    paths = [store.path / f"{name}.h5" for name in answers]
-    files = [file for n, a in answers.items() for file in figures.write_files(a, n, store.path / "figures", ["png"])]
-    answer = next(iter(answers.values()))
-    rows = connection_rows(answer)
-    text = [*map(clean, paths), table(rows), *connection_remarks(answer), *map(clean, files)]
-    say({**contents(answer, paths[0]), "rows": rows, "figures": files}, "\n".join(text), as_json)
-    if nonfinite(answer):
-        raise click.exceptions.Exit(FAILED)
+    settings = {name: values.pop(name) for name in ("kind", "points", "reach", "refine")}
+    probe, objective = path_between([a, b], align, permutations, settings, **given(values))
+    store = new_store(out or a)
+    with progress_bar(a.name) as progress:
+        answer = ask(probe, objective, store, executor, progress)
+    rows = path_rows(answer, [stored_metrics(open_run(run)) for run in (a, b)] if values["data"] is None else ())
+    file = store.path / f"{answer_name(probe, objective)}.h5"
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
 
 
-# --- double descent -----------------------------------------------------------------------------------------
-
-
-@cli.command("double-descent", cls=SearchCommand)
+@cli.command()
+@runs_argument
 @click.option(
-    "--axis", default="width", type=click.Choice(["width", "epochs", "samples", "noise"]), help="What varies."
+    "--method",
+    required=True,
+    metavar="METHOD",
+    help="Of the snapshots of one run swa (swa:start=0.75), lawa:K, ema:DECAY or polyak, as for train --average; of "
+    "several runs soup or greedy-soup.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions; 100 of least-squares, else 8, if left out.")
-@click.option("--dimension", default=100, type=click.IntRange(min=1), help="Of the Gaussian data of least-squares.")
-@click.option("--ridge", help="Penalties of random-features to choose from on validation data, or none.")
-@click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
-@click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
-@click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
+@click.option("--out", type=RUN, required=True, help="Folder of the run that is made, for example results/avg.")
+@json_option
+def average(runs: tuple[Path, ...], method: str, out: Path, as_json: bool) -> None:
+    """Average the weights of one run's snapshots, or of several runs, into a run of its own.
+
+    BatchNorm is measured again on the training split. The new folder is a run to every other command.
+    """
+    from models.merging import average_runs
+    from models.opened import open_run
+
+    refuse_twice(runs)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    made = average_runs(opened, method, out)
+    found = {"entered": made.about["entered"], **made.metrics}
+    lines = [
+        f"  entered: {clean(', '.join(found['entered']))}",
+        *(f"  {n}: {number(v)}" for n, v in made.metrics.items()),
+    ]
+    say({"run": str(out), **found}, "\n".join([clean(out), *lines]), as_json)
+
+
+def refuse_twice(runs: Sequence[Path]) -> None:
+    """Refuse a run that is named twice."""
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+
+
+class SwaCommand(GroupedCommand):
+    """`swa`: the fields of the study, then those of its runs but for what it sets itself."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The study, the configuration, then the options declared here."""
+        from models.config import RunConfig
+        from models.swa import SET_HERE, AveragingStudy
+
+        configuration = [option for option in options_of(RunConfig, "Configuration") if option.name not in SET_HERE]
+        return [*options_of(AveragingStudy, "The comparison"), *configuration, *super().get_params(ctx)]
+
+
+@cli.command(cls=SwaCommand)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer, its figures and all its runs.")
 @executor_option
 @json_option
-def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
-    """Test loss and test error over width, epochs or samples, where training begins to fit everything.
+def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
+    """Stochastic weight averaging against the last iterate and against SGD that has decayed, over seeds.
 
-    --model is mlp, cnn or any other network, random-features or least-squares; the sizes are the values of --width,
-    --train-size or --epochs, the levels of noise those of --label-noise. Values by commas, or LOW..HIGH/COUNT.
+    Trains, or takes what is trained; then measures averages (SWA, cyclic SWA, EMA, LAWA), the plane of three iterates,
+    lines and random rays.
     """
     from landscape import figures
-    from models.descent import double_descent
-    from models.descent.rows import descent_rows, descent_words
+    from models.config import RunConfig
+    from models.swa import AveragingStudy, rows
 
-    wanted = [] if formats == "none" else formats.split(",")
-    figures.require_formats(wanted)
+    own = {field.name: values.pop(field.name) for field in fields_of(AveragingStudy) if field.name in values}
+    study = AveragingStudy(RunConfig(**values), **own)
     with progress_bar(out.name) as progress:
-        path, answer = double_descent(new_store(out), progress=progress, **options)
-    drawn = figures.write_files(answer, path.stem, out / "figures", wanted)
-    rows, words = descent_rows(answer), descent_words(answer)
-    text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
-    say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+        answer = study(out, executor, progress)
+    path = out / f"{study.name}.h5"
+    drawn = figures.draw(answer, study.name).items()
+    files = [figures.save(drawing, out / "figures" / f"{study.name}-{kind}") for kind, drawing in drawn]
+    networks, compared = rows(answer)
+    text = [clean(path), table(networks), "less, paired by seed:", table(compared)]
+    say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
+
+
+@cli.command()
+@runs_argument
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=11, help="Places on each path.")
+@with_options(align_options)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
+@with_options(measuring_options)
+def barriers(
+    runs: tuple[Path, ...],
+    align: bool,
+    permutations: Path | None,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import group_rows
+    from models.joining import matrix_of
+
+    settings = {name: values.pop(name) for name in ("kind", "points")}
+    probe, objective = matrix_of(runs, align, permutations, settings, **given(values))
+    with progress_bar(out.name) as progress:
+        answer = ask(probe, objective, new_store(out), executor, progress)
+    file, rows = out / f"{answer_name(probe, objective)}.h5", group_rows(answer)
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
+@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
+@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
+@click.option("--points", default=25, help="Places on the line between two ends.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
+@executor_option
+@json_option
+def fork(
+    steps: tuple[int, ...],
+    seeds: int,
+    copies: int,
+    points: int,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **factors: Any,
+) -> None:
+    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
+    from models.config import RunConfig
+    from models.forking import Forks, fork_rows
+
+    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
+    with progress_bar(out.name) as progress:
+        answer = forks(out, executor, progress)
+    rows, file = fork_rows(answer), out / f"{forks.name}.h5"
+    about = [f"{name}: {number(answer[name].sel(metric='error').item())}" for name in ("stable_from", "spearman")]
+    text = f"{clean(file)}\n{indent(table(rows), '  ')}\n  training error: {', '.join(about)}"
+    say({**contents(answer, file), "rows": rows}, text, as_json)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 # --- sweeps in tables, distances between runs ---------------------------------------------------------------
@@ -1349,8 +1565,7 @@ def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values:
     from models.distances import Distances, ask_distances, distance_rows
     from models.opened import open_run
 
-    if twice := [run for run in runs if runs.count(run) > 1]:
-        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    refuse_twice(runs)
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
     folder = out or (home / "distances" if len(runs) > 1 else runs[0])
@@ -1390,29 +1605,16 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
-            searches or races.
+            searches, comparisons of averages or races.
     """
+    from landscape.sweeps import files_outside_sweeps
+
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    from landscape.sweeps import files_outside_sweeps
-
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
-    others = (
-        "sharpness-report-",
-        "ensemble-",
-        "race-",
-        "search-",
-        "lr-range-",
-        "connection-",
-        "curve-plane-",
-        "double-descent-",
-        "distances-",
-        "effects-",
-        "sweep-",
-    )
-    return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
+    return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:

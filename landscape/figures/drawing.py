@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.averages import averaging, averaging_differences, rays
+from landscape.figures.barriers import barrier_matrix, fork_instability, path_curves
 from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
@@ -116,6 +118,9 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     ],
     "connection": [("loss", {"path", "t"}), ("length", {"path"}), ("step_loss", {"step"})],
     "curve-plane": [("loss", {"alpha", "beta"}), ("curve_alpha", {"t"}), ("control_alpha", {"control"})],
+    "interpolation": [("loss", {"path", "alpha"}), ("barrier", {"path", "metric", "definition"})],
+    "barrier-matrix": [("barrier", {"path", "run", "other", "metric", "definition"})],
+    "fork": [("barrier", {"fork_step", "seed", "pair", "metric", "definition"}), ("instability", {"fork_step"})],
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
@@ -129,6 +134,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
     "race-basins": [("ended_as", {"optimizer", "start"}), ("surface", {"w1", "w2"})],
     "race-online": [("x", {"optimizer", "step"}), ("regret", {"optimizer", "step"})],
+    "swa": [("plane", {"metric", "x", "y"}), ("rise", {"seed", "point"}), ("line", {"seed", "reference", "alpha"})],
+    "rays": [("loss_rise", {"ray", "radius"}), ("mean_loss_rise", {"radius"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -263,6 +270,8 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "curvature-surface": _curvature_surface,
     "volume": _volume,
     "double-descent": _double_descent,
+    "interpolation": lambda answer, width: {"path": path_curves(answer, width=width)},
+    "barrier-matrix": lambda answer, width: {"barriers": barrier_matrix(answer, width=width)},
     "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
@@ -280,6 +289,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "connection": lambda answer: {"profile": connection(answer), "descent": connection_training(answer)},
     "curve-plane": _curve_plane,
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
+    "fork": lambda answer: {"instability": fork_instability(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
         "noise-by-step": noise_by_step(answer),
@@ -294,6 +304,8 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},
+    "swa": lambda answer: {"averages": averaging(answer), "differences": averaging_differences(answer)},
+    "rays": lambda answer: {"rays": rays(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

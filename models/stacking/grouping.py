@@ -11,7 +11,7 @@ from models.config import RunConfig
 MAY_DIFFER = ("seed", "init", "lr", "weight_decay", "label_noise", "data_seed")
 """The fields in which the members of a stack may differ: each has its own weights, examples, labels and rates."""
 
-_STATELESS_NORMS = ("none", "layer", "instance", "group")
+_STATELESS_NORMS = ("default", "none", "layer", "instance", "group")
 _TOGETHER = ("mlp", "deep-linear", "random-features", "lenet", "cnn", "vgg", "resnet", "preresnet", "wideresnet")
 _WHOLE_GRADIENT = ("newton", "saddle-free-newton")
 
@@ -37,6 +37,7 @@ _OBSTACLES: tuple[tuple[Callable[[RunConfig], bool], str], ...] = (
     (lambda c: c.average != "none", "average {average!r} is not kept in a stack"),
     (lambda c: c.probes != "none", "probes {probes!r} ask about one run while it trains"),
     (lambda c: c.logger != "none", "logger {logger!r} writes of one run"),
+    (lambda c: c.fork_step is not None, "its order of examples forks"),
     (lambda c: c.epochs == 0, "there is nothing to train in 0 epochs"),
 )
 
