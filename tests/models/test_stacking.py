@@ -167,6 +167,31 @@ def test_what_is_no_stack_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changes", "members", "answer"),
+    [
+        ({"width": 128, "depth": 2}, 16, True),
+        ({"width": 128, "depth": 2}, 3, False),
+        ({"width": 600, "depth": 2, "batch_size": 100}, 8, True),
+        ({"width": 1000, "depth": 2, "batch_size": 100}, 8, False),
+        ({"width": 600, "depth": 2, "batch_size": "all", "train_size": 2000}, 8, False),
+        ({"model": "cnn", "width": 16, "norm": "group"}, 8, True),
+        ({"model": "cnn", "width": 64, "norm": "group"}, 8, False),
+        ({"model": "wideresnet", "width": 2, "depth": 10, "norm": "group"}, 8, True),
+        ({"model": "wideresnet", "width": 4, "depth": 10, "norm": "group"}, 8, False),
+    ],
+    ids=str,
+)
+def test_a_stack_pays_where_its_arithmetic_is_small(changes, members, answer):
+    assert pays(replace(TINY, device="cpu", **changes), members) is answer
+
+
+def test_a_stack_on_a_gpu_pays_whatever_its_size(monkeypatch):
+    monkeypatch.setattr("models.stacking.cost.find_device", torch.device)
+    wide = replace(TINY, width=4000, device="cuda")
+    assert pays(wide, 2) and not pays(wide, 1)
+
+
 # --- exactness ------------------------------------------------------------------------------------------------------
 
 
