@@ -51,9 +51,8 @@ def pays(config: RunConfig, members: int) -> bool:
     """
     if find_device(config.device).type == "cuda":
         return members > 1
-    return members >= _LEAST_RUNS and (
-        _products(config) <= _MOST_PRODUCTS if config.model in _DENSE else _small(config)
-    )
+    is_small = _products(config) <= _MOST_PRODUCTS if config.model in _DENSE else _channels(config) <= _MOST_CHANNELS
+    return members >= _LEAST_RUNS and is_small
 
 
 def _products(config: RunConfig) -> float:
@@ -63,6 +62,5 @@ def _products(config: RunConfig) -> float:
     return float(batch) * (_INPUTS * width + (depth - 1) * width**2)
 
 
-def _small(config: RunConfig) -> bool:
-    channels = (config.width or 0) * (16 if config.model == "wideresnet" else 1)
-    return channels <= _MOST_CHANNELS
+def _channels(config: RunConfig) -> int:
+    return (config.width or 0) * (16 if config.model == "wideresnet" else 1)

@@ -24,7 +24,7 @@ from models.data import Examples, TensorLoader, load_data
 from models.gradients import GradientRules
 from models.optimizers import OPTIMIZERS, build_optimizer
 from models.run import RunConfig, open_run, train
-from models.stacking import MAY_DIFFER, recording, stackable, train_stack
+from models.stacking import MAY_DIFFER, pays, recording, stackable, train_stack
 from models.stacking.batches import StackedExamples, StackedLoader
 from models.stacking.grouping import _TOGETHER
 from models.stacking.module import StackedClassifier
