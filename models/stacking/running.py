@@ -30,8 +30,8 @@ def train_stack(
     rounding of sums in another order: within 1e-5 of the loss of each of the first steps. A long training in which
     rounding grows drifts apart from that alone, as it does on another machine: an mlp of 32 on MNIST-1D agreed within
     1e-6 for 800 steps and within 3e-3 after 1,600. What is recorded is what a run alone records but for what
-    `training.h5` names in its attribute `not_recorded`; `stacked_with` there and in `run.json` is the number of runs that
-    were trained together.
+    `training.h5` names in its attribute `not_recorded`; `stacked_with` there and in `run.json` is the number of runs
+    that were trained together.
 
     Interrupted at any moment and called again, training goes on from the last whole epoch that was saved and ends with
     the same bits. A run that is finished is not trained again; the rest is then a smaller stack.
