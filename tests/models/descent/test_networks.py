@@ -20,6 +20,8 @@ from models.descent.answering import answer_networks
 from models.descent.networks import Networks
 from models.descent.planning import networks_of
 from models.descent.rows import descent_words
+from tests.commands import landscape
+from tests.test_kill import killed_until_done
 
 BASE = RunConfig(
     data="digits", model="mlp", train_size=40, test_size=60, batch_size=40, lr=0.2, epochs=3, snapshots="none"
@@ -195,6 +197,44 @@ def test_the_command_draws_and_tells(tmp_path):
     assert code == 0 and found["rows"][0]["peak size"] == 20 and Path(found["figures"][0]).exists()
     code, output = command(*small, "--ridge", "none")
     assert code == 0 and "rank of the features equals n: from size 20, not at 4" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "words",
+    [
+        (
+            "--model",
+            "mlp",
+            "--width",
+            "2,4,8",
+            "--epochs",
+            20,
+            "--seeds",
+            2,
+            "--train-size",
+            200,
+            "--executor",
+            "serial",
+        ),
+        ("--width", "30,100,300,1000,3000,6000", "--seeds", 4),
+    ],
+    ids=["networks", "random-features"],
+)
+def test_the_command_killed_at_random_ends_with_the_same_answer(words, tmp_path):
+    command = ("double-descent", *words, "--format", "none")
+    assert landscape(*command, "--out", tmp_path / "whole").returncode == 0
+
+    def pieces() -> int:
+        files = [*(tmp_path / "killed").glob("*/training.h5"), *(tmp_path / "killed").glob("*.journal")]
+        return sum(path.stat().st_size for path in files)
+
+    assert killed_until_done((*command, "--out", tmp_path / "killed"), 3, seed=0, progress=pieces) >= 1
+    (whole,), (killed,) = (sorted((tmp_path / name).glob("double-descent-*.h5")) for name in ("whole", "killed"))
+    assert whole.name == killed.name
+    digests = [Store(path.parent).read(path).attrs["content_digest"] for path in (whole, killed)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(
