@@ -108,8 +108,8 @@ def test_errors_by_size_and_epoch_are_medians_over_seeds(answered):
 def test_its_figures(answered):
     _, answer = answered
     figures = draw(answer, "double-descent-abc")
-    assert list(figures) == ["descent", "descent-map"]
-    assert [panel.get_ylabel() for panel in figures["descent"].axes] == ["Test loss (nats)", "Test error (%)"]
+    assert list(figures) == ["double-descent", "descent-map"]
+    assert [panel.get_ylabel() for panel in figures["double-descent"].axes] == ["Test loss (nats)", "Test error (%)"]
     assert figures["descent-map"].axes[0].get_title() == "20% noise"
 
 
@@ -138,7 +138,7 @@ def test_epochs_are_looked_at_in_one_training(tmp_path):
     (run,) = tmp_path.glob("*/training.h5")
     curve = Store(run.parent).read("training")["epoch_test_loss"].values
     np.testing.assert_allclose(answer["test_loss"].values.ravel(), curve)
-    assert list(answer["arm"].values) == ["as trained"] and "descent" in draw(answer, "double-descent-abc")
+    assert list(answer["arm"].values) == ["as trained"] and "double-descent" in draw(answer, "double-descent-abc")
 
 
 def test_examples_are_counted_where_they_vary(tmp_path):
