@@ -59,7 +59,7 @@ def open_sweep(folder: str | Path) -> xr.Dataset:
     columns = _columns(list(rows.values()), plan["probes"], list(rows))
     empty = {"status": "missing"}
     variables = {n: _spread(column, positions, sizes, empty.get(n, "")) for n, column in columns.items()}
-    attrs = {"probe": "sweep", "probe_fields": json.dumps(plan["question"])}
+    attrs: dict[str, Any] = {"probe": "sweep", "probe_fields": json.dumps(plan["question"])}
     attrs |= {"num_runs": len(plan["runs"]), **plan["provenance"]}
     coords = {name: (name, _values(values)) for name, values in plan["dims"].items()}
     answer = xr.Dataset(variables, coords, attrs)
