@@ -9,9 +9,10 @@ import shlex
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,21 @@ if TYPE_CHECKING:
 # Exit codes; click's 2 is for wrong usage, and errors of the store bring their own, such as 75 for a locked run.
 DONE, BAD_INPUT, DAMAGED, FAILED = 0, 3, 4, 5
 RUN = click.Path(path_type=Path)
+OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
+    "barrier-matrix-",
+    "connection-",
+    "curve-plane-",
+    "distances-",
+    "double-descent-",
+    "effects-",
+    "ensemble-",
+    "fork-",
+    "lr-range-",
+    "race-",
+    "search-",
+    "sharpness-report-",
+    "sweep-",
+)
 _MOST_BASINS = 20  # rows of a table
 DATA = "digits, mnist1d, idx:DIR, npz:FILE or folder:DIR"
 
@@ -568,8 +584,7 @@ def ensemble(runs: tuple[Path, ...], out: Path | None, device: str, threads: int
     from models.opened import open_run
 
     torch.set_num_threads(threads)
-    if twice := [run for run in runs if runs.count(run) > 1]:
-        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    refuse_twice(runs)
     wanted, home = Ensemble(**values), Path(os.path.commonpath([run.absolute().parent for run in runs]))
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     folder = out or (home / "ensemble" if len(runs) > 1 else runs[0])
@@ -1086,131 +1101,6 @@ def diagnose(runs: tuple[Path, ...], formats: str, as_json: bool) -> None:
             )
 
 
-# --- sweeps ------------------------------------------------------------------------------------------------
-
-MOST_RUNS = 1000  # that are trained without --yes
-
-
-@cli.command(cls=SearchCommand)
-@click.argument("plan", type=RUN, required=False)
-@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N - 1; --seed takes a list instead.")
-@click.option(
-    "--probe",
-    "asked",
-    multiple=True,
-    metavar="NAME:FIELD=VALUE,...",
-    help="What to ask of each finished run, as in spectrum:k=1 or package.module:Class; may be given several times.",
-)
-@click.option("--out", type=RUN, help="Folder of all runs; of a plan its own `out`, or results/ and its name.")
-@click.option("--dry-run", is_flag=True, help="Show the plan, what is done of it, and what the rest will cost.")
-@click.option("--retry-failed", is_flag=True, help="Try again what has failed.")
-@click.option("--yes", is_flag=True, help=f"Train more than {MOST_RUNS} runs.")
-@click.option(
-    "--executor",
-    default="processes",
-    metavar="processes|processes:N|serial|dask:ADDRESS",
-    help="Where runs are trained: in processes (one a core, or N), here, or by the workers of a Dask scheduler.",
-)
-@json_option
-def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
-    r"""Train every combination of values, and ask probes of each run, as one job that goes on where it stopped.
-
-    Options take values by commas (by semicolons where a value has commas itself) or a range with a number of values:
-    --optimizer sgd,adam --batch-size 32,512 --lr 1e-3..1e-1/5 --seeds 8. Runs that are in the folder already, by their
-    configuration, are not trained again. No snapshots are kept unless --snapshots says so.
-
-    A PLAN is a TOML file, instead of these options:
-
-    \b
-      out = "results/plan"                   # if left out, results/ and the name of the file
-      seeds = 8                              # 0 to 7, or a list
-      probes = ["spectrum:k=1", "sharpness"]
-      [fixed]                                # one value a field
-      data = "mnist1d"
-      model = "mlp"
-      [sweep]                                # crossed with each other: lists, or ranges as text
-      batch_size = [32, 512]
-      width = "16..256/5"
-      [[runs]]                               # fields that go together; each run is crossed with all others
-      optimizer = "sgd"
-      lr = 0.1
-      [[runs]]
-      optimizer = "adam"
-      lr = 0.001
-
-    Open the results in Python with landscape.open_sweep(FOLDER). docs/sweeps.md says more.
-    """
-    executor, retry_failed = options.pop("executor"), options.pop("retry_failed")
-    wanted, folder = read_sweep(plan, out, yes or dry_run, **options)
-    if dry_run:
-        value, text = sweep_plan(wanted, folder, retry_failed, executor)
-        say(value, text, as_json)
-        return
-    from landscape.sweep_tables import counts_of, sweep_text, sweep_value
-    from models.sweep.display import Display
-
-    answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
-    path = folder / f"{wanted.name}.h5"
-    say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
-    if counts_of(answer)["failed"] or (answer["error"] != "").any():
-        raise click.exceptions.Exit(FAILED)
-
-
-def read_sweep(
-    plan: Path | None, out: Path | None, is_sure: bool, seeds: int | None, asked: tuple[str, ...], **texts: str | None
-) -> tuple[Sweep, Path]:
-    """Read a sweep from a file or from options, and its folder."""
-    from models.sweep import read_file, read_options
-
-    given = {name: text for name, text in texts.items() if text is not None}
-    if plan is None:
-        if out is None:
-            raise click.UsageError("give --out, the folder of the sweep, for example --out results/sweep")
-        written = read_options(given, seeds, asked)
-    elif given or seeds is not None:
-        name = next(iter([*given, "seeds"])).replace("_", "-")
-        raise click.UsageError(f"--{name} and a plan are two ways to say what is trained; write it into {plan}")
-    else:
-        written = read_file(plan, asked)
-    if written.num_runs > MOST_RUNS and not is_sure:
-        raise Failure(
-            f"that makes {written.num_runs:,} runs; look at them with --dry-run, and give --yes to train them",
-            BAD_INPUT,
-        )
-    folder = out or written.out
-    assert folder is not None
-    return written.sweep, folder
-
-
-def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool, executor: str) -> tuple[dict[str, Any], str]:
-    """Tell what a sweep would do, and what that would cost: for a script, and for a reader."""
-    from landscape.sweep_tables import dims_text, duration
-    from models.sweep import estimate
-
-    left, counts = wanted.left(folder, retry_failed)
-    cost = estimate(folder, [config.hash for config in wanted.configs], left)
-    total = cost.seconds * len(left)
-    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": len(left)}
-    value |= {"probes": wanted.probes, "seconds_of_a_run": cost.seconds, "seconds_left": total, "source": cost.source}
-    text = [
-        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {len(left)} left",
-        dims_text(wanted.plan.dims),
-        *(f"  asked of each: {clean(probe)}" for probe in wanted.probes),
-        f"  training the rest takes about {duration(total)} on one core, {duration(cost.seconds)} a run, by "
-        f"{clean(cost.source)}{'; probes come on top' if wanted.probes else ''}",
-    ]
-    return value, "\n".join(text)
-
-
-def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
-    """Tell what became of a sweep: for a script, and for a reader."""
-    from landscape import open_sweep
-    from landscape.sweep_tables import sweep_text, sweep_value
-
-    answer = open_sweep(folder)
-    return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
-
-
 # --- curves between runs -----------------------------------------------------------------------------------
 
 
@@ -1278,7 +1168,11 @@ def connect(
 @click.option("--tolerance", default=0.01, help="Training error at the interpolation threshold.")
 @click.option("--format", "formats", default="png", help="Of the figures: pdf,png,svg; or none.")
 @click.option("--out", type=RUN, default=Path("results/double-descent"), help="Folder of the answer and of its runs.")
-@executor_option
+@click.option(
+    "--executor",
+    metavar="serial|processes|processes:N|dask:ADDRESS",
+    help="Where it is computed; processes for networks, serial for regressions, if left out.",
+)
 @json_option
 def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> None:
     """Test loss and test error over width, epochs or samples, where training begins to fit everything.
@@ -1298,6 +1192,414 @@ def double_descent(out: Path, formats: str, as_json: bool, **options: Any) -> No
     rows, words = descent_rows(answer), descent_words(answer)
     text = "\n".join([clean(path), indent(table(rows), "  "), *(f"  {line}" for line in words), *map(clean, drawn)])
     say({**contents(answer, path), "rows": rows, "threshold": words, "figures": list(map(str, drawn))}, text, as_json)
+
+
+# --- sweeps ------------------------------------------------------------------------------------------------
+
+MOST_RUNS = 1000  # that are trained without --yes
+
+
+@cli.command(cls=SearchCommand)
+@click.argument("plan", type=RUN, required=False)
+@click.option("--seeds", type=int, metavar="N", help="Seeds 0 to N - 1; --seed takes a list instead.")
+@click.option(
+    "--probe",
+    "asked",
+    multiple=True,
+    metavar="NAME:FIELD=VALUE,...",
+    help="What to ask of each finished run, as in spectrum:k=1 or package.module:Class; may be given several times.",
+)
+@click.option("--out", type=RUN, help="Folder of all runs; of a plan its own `out`, or results/ and its name.")
+@click.option("--dry-run", is_flag=True, help="Show the plan, what is done of it, and what the rest will cost.")
+@click.option("--retry-failed", is_flag=True, help="Try again what has failed.")
+@click.option(
+    "--stack",
+    type=click.Choice(["auto", "never", "always"]),
+    help="Whether runs that differ in seed, init or rates alone are trained together: auto (where that is faster, the "
+    "default), never or always (where it is possible); the same numbers up to rounding. --dry-run tells which.",
+)
+@click.option("--yes", is_flag=True, help=f"Train more than {MOST_RUNS} runs.")
+@click.option(
+    "--executor",
+    default="processes",
+    metavar="processes|processes:N|serial|dask:ADDRESS",
+    help="Where runs are trained: in processes (one a core, or N), here, or by the workers of a Dask scheduler.",
+)
+@json_option
+def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json: bool, **options: Any) -> None:
+    r"""Train every combination of values, and ask probes of each run, as one job that goes on where it stopped.
+
+    Options take values by commas (by semicolons where a value has commas itself) or a range with a number of values:
+    --optimizer sgd,adam --batch-size 32,512 --lr 1e-3..1e-1/5 --seeds 8. Runs that are in the folder already, by their
+    configuration, are not trained again. No snapshots are kept unless --snapshots says so.
+
+    A PLAN is a TOML file, instead of these options:
+
+    \b
+      out = "results/plan"                   # if left out, results/ and the name of the file
+      seeds = 8                              # 0 to 7, or a list
+      probes = ["spectrum:k=1", "sharpness"]
+      stack = "auto"                         # or never, always
+      [fixed]                                # one value a field
+      data = "mnist1d"
+      model = "mlp"
+      [sweep]                                # crossed with each other: lists, or ranges as text
+      batch_size = [32, 512]
+      width = "16..256/5"
+      [[runs]]                               # fields that go together; each run is crossed with all others
+      optimizer = "sgd"
+      lr = 0.1
+      [[runs]]
+      optimizer = "adam"
+      lr = 0.001
+
+    Open the results in Python with landscape.open_sweep(FOLDER). docs/sweeps.md says more.
+    """
+    executor, retry_failed = options.pop("executor"), options.pop("retry_failed")
+    wanted, folder = read_sweep(plan, out, yes or dry_run, **options)
+    if dry_run:
+        value, text = sweep_plan(wanted, folder, retry_failed)
+        say(value, text, as_json)
+        return
+    from landscape.sweep_tables import counts_of, sweep_text, sweep_value
+    from models.sweep.display import Display
+
+    answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
+    path = folder / f"{wanted.name}.h5"
+    say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
+    if counts_of(answer)["failed"] or (answer["error"] != "").any():
+        raise click.exceptions.Exit(FAILED)
+
+
+def read_sweep(
+    plan: Path | None,
+    out: Path | None,
+    is_sure: bool,
+    seeds: int | None,
+    asked: tuple[str, ...],
+    stack: Any,
+    **texts: str | None,
+) -> tuple[Sweep, Path]:
+    """Read a sweep from a file or from options, and its folder."""
+    from models.sweep import read_file, read_options
+
+    given = {name: text for name, text in texts.items() if text is not None}
+    if plan is None:
+        if out is None:
+            raise click.UsageError("give --out, the folder of the sweep, for example --out results/sweep")
+        written = read_options(given, seeds, asked)
+    elif given or seeds is not None:
+        name = next(iter([*given, "seeds"])).replace("_", "-")
+        raise click.UsageError(f"--{name} and a plan are two ways to say what is trained; write it into {plan}")
+    else:
+        written = read_file(plan, asked)
+    if written.num_runs > MOST_RUNS and not is_sure:
+        raise Failure(
+            f"that makes {written.num_runs:,} runs; look at them with --dry-run, and give --yes to train them",
+            BAD_INPUT,
+        )
+    written = replace(written, stack=stack or written.stack)
+    folder = out or written.out
+    assert folder is not None
+    return written.sweep, folder
+
+
+def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool) -> tuple[dict[str, Any], str]:
+    """Tell what a sweep would do, and what that would cost: for a script, and for a reader."""
+    from landscape.sweep_tables import dims_text, duration
+    from models.sweep import estimate
+
+    left, counts = wanted.left(folder, retry_failed)
+    cost = estimate(folder, [config.hash for config in wanted.configs], left)
+    total = cost.seconds * (counts.total - counts.done)
+    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": counts.total - counts.done}
+    value |= {"stacks": [[config.hash for config in task.configs] for task in left if len(task.configs) > 1]}
+    value |= {"probes": wanted.probes, "seconds_of_a_run": cost.seconds, "seconds_left": total, "source": cost.source}
+    text = [
+        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {value['left']} left",
+        dims_text(wanted.plan.dims),
+        *(f"  asked of each: {clean(probe)}" for probe in wanted.probes),
+        *stacks_of(wanted),
+        f"  training the rest takes about {duration(total)} on one core, {duration(cost.seconds)} a run, by "
+        f"{clean(cost.source)}{'; probes come on top' if wanted.probes else ''}",
+    ]
+    return value, "\n".join(text)
+
+
+def stacks_of(wanted: Sweep) -> list[str]:
+    """Say which runs of a sweep are trained together, and why others are not."""
+    stacks = [len(batch.configs) for batch in wanted.batches if len(batch.configs) > 1]
+    alone = Counter(batch.reason for batch in wanted.batches if batch.reason)
+    together = [f"  trained together: {sum(stacks)} runs in {len(stacks)} stacks"] if stacks else []
+    return [*together, *(f"  trained alone: {count}, since {clean(reason)}" for reason, count in alone.items())]
+
+
+def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:
+    """Tell what became of a sweep: for a script, and for a reader."""
+    from landscape import open_sweep
+    from landscape.sweep_tables import sweep_text, sweep_value
+
+    answer = open_sweep(folder)
+    return {"sweep": str(folder), **sweep_value(answer)}, f"{clean(folder)}\n{sweep_text(answer)}"
+
+
+# --- averages of weights -----------------------------------------------------------------------------------
+
+
+# --- paths between runs ------------------------------------------------------------------------------------
+
+align_options = [
+    click.option(
+        "--align", is_flag=True, help="Also with hidden units matched (weight matching, Ainsworth et al. 2023)."
+    ),
+    click.option(
+        "--permutations", type=RUN, help="JSON file that says which axes belong to which units; found if not."
+    ),
+]
+measuring_options = [
+    click.option("--data", help=f"Other data than the runs' own: {DATA}."),
+    click.option("--examples", type=click.IntRange(min=1), help="Use so many examples, a fixed random subset."),
+    click.option("--device", help="cpu, cuda, cuda:1, ...; cpu if left out."),
+    click.option("--executor", default="serial", metavar="serial|processes|processes:N|dask:ADDRESS"),
+    json_option,
+]
+
+
+@cli.command()
+@click.argument("a", type=RUN)
+@click.argument("b", type=RUN)
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=25, help="Places between A and B that are measured first.")
+@click.option("--reach", type=Value(tuple[float, float]), default=(0.0, 1.0), help="First and last place, as -1,2.")
+@click.option("--refine", default=2, help="Rounds in which the places around the highest points are halved.")
+@with_options(align_options)
+@click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
+@with_options(measuring_options)
+def path(
+    a: Path,
+    b: Path,
+    align: bool,
+    permutations: Path | None,
+    out: Path | None,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Loss and error on the way from run A to run B, BatchNorm recalibrated at each point, and the barrier."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import path_rows
+    from models.joining import path_between, stored_metrics
+    from models.opened import open_run
+
+    settings = {name: values.pop(name) for name in ("kind", "points", "reach", "refine")}
+    probe, objective = path_between([a, b], align, permutations, settings, **given(values))
+    store = new_store(out or a)
+    with progress_bar(a.name) as progress:
+        answer = ask(probe, objective, store, executor, progress)
+    rows = path_rows(answer, [stored_metrics(open_run(run)) for run in (a, b)] if values["data"] is None else ())
+    file = store.path / f"{answer_name(probe, objective)}.h5"
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
+@cli.command()
+@runs_argument
+@click.option(
+    "--method",
+    required=True,
+    metavar="METHOD",
+    help="Of the snapshots of one run swa (swa:start=0.75), lawa:K, ema:DECAY or polyak, as for train --average; of "
+    "several runs soup or greedy-soup.",
+)
+@click.option("--out", type=RUN, required=True, help="Folder of the run that is made, for example results/avg.")
+@json_option
+def average(runs: tuple[Path, ...], method: str, out: Path, as_json: bool) -> None:
+    """Average the weights of one run's snapshots, or of several runs, into a run of its own.
+
+    BatchNorm is measured again on the training split. The new folder is a run to every other command.
+    """
+    from models.merging import average_runs
+    from models.opened import open_run
+
+    refuse_twice(runs)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    made = average_runs(opened, method, out)
+    found = {"entered": made.about["entered"], **made.metrics}
+    lines = [
+        f"  entered: {clean(', '.join(found['entered']))}",
+        *(f"  {n}: {number(v)}" for n, v in made.metrics.items()),
+    ]
+    say({"run": str(out), **found}, "\n".join([clean(out), *lines]), as_json)
+
+
+def refuse_twice(runs: Sequence[Path]) -> None:
+    """Refuse a run that is named twice."""
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+
+
+class SwaCommand(GroupedCommand):
+    """`swa`: the fields of the study, then those of its runs but for what it sets itself."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The study, the configuration, then the options declared here."""
+        from models.config import RunConfig
+        from models.swa import SET_HERE, AveragingStudy
+
+        configuration = [option for option in options_of(RunConfig, "Configuration") if option.name not in SET_HERE]
+        return [*options_of(AveragingStudy, "The comparison"), *configuration, *super().get_params(ctx)]
+
+
+@cli.command(cls=SwaCommand)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer, its figures and all its runs.")
+@executor_option
+@json_option
+def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
+    """Stochastic weight averaging against the last iterate and against SGD that has decayed, over seeds.
+
+    Trains, or takes what is trained; then measures averages (SWA, cyclic SWA, EMA, LAWA), the plane of three iterates,
+    lines and random rays.
+    """
+    from landscape import figures
+    from models.config import RunConfig
+    from models.swa import AveragingStudy, rows
+
+    own = {field.name: values.pop(field.name) for field in fields_of(AveragingStudy) if field.name in values}
+    study = AveragingStudy(RunConfig(**values), **own)
+    with progress_bar(out.name) as progress:
+        answer = study(out, executor, progress)
+    path = out / f"{study.name}.h5"
+    drawn = figures.draw(answer, study.name).items()
+    files = [figures.save(drawing, out / "figures" / f"{study.name}-{kind}") for kind, drawing in drawn]
+    networks, compared = rows(answer)
+    text = [clean(path), table(networks), "less, paired by seed:", table(compared)]
+    say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
+
+
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=11, help="Places on each path.")
+@with_options(align_options)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
+@with_options(measuring_options)
+def barriers(
+    runs: tuple[Path, ...],
+    align: bool,
+    permutations: Path | None,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import group_rows
+    from models.joining import matrix_of
+
+    settings = {name: values.pop(name) for name in ("kind", "points")}
+    probe, objective = matrix_of(runs, align, permutations, settings, **given(values))
+    with progress_bar(out.name) as progress:
+        answer = ask(probe, objective, new_store(out), executor, progress)
+    file, rows = out / f"{answer_name(probe, objective)}.h5", group_rows(answer)
+    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
+@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
+@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
+@click.option("--points", default=25, help="Places on the line between two ends.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
+@executor_option
+@json_option
+def fork(
+    steps: tuple[int, ...],
+    seeds: int,
+    copies: int,
+    points: int,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **factors: Any,
+) -> None:
+    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
+    from models.config import RunConfig
+    from models.forking import Forks, fork_rows
+
+    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
+    with progress_bar(out.name) as progress:
+        answer = forks(out, executor, progress)
+    rows, file = fork_rows(answer), out / f"{forks.name}.h5"
+    about = [f"{name}: {number(answer[name].sel(metric='error').item())}" for name in ("stable_from", "spearman")]
+    text = f"{clean(file)}\n{indent(table(rows), '  ')}\n  training error: {', '.join(about)}"
+    say({**contents(answer, file), "rows": rows}, text, as_json)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# --- sweeps in tables, distances between runs ---------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("sweep", type=RUN)
+@click.option("--metric", default="test_accuracy", help="Any number a run: test_loss, wall_seconds, ...")
+@click.option(
+    "--pairing",
+    type=click.Choice(["auto", "seed", "none"]),
+    default="auto",
+    help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
+)
+@click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@json_option
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+    """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
+    from landscape import figures
+    from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
+
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
+    files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
+    path = sweep / f"{name}.h5"
+    rows = {"sources": source_rows(answer), "effects": effect_rows(answer, answer.sizes["effect"])}
+    text = f"{clean(path)}\n{indent(effects_text(answer), '  ')}"
+    say({**contents(answer, path), **rows, "figures": files}, text, as_json)
+
+
+class DistancesCommand(GroupedCommand):
+    """`distances`: its options are the fields of Distances, read when they are needed."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The fields, then the options declared here."""
+        from models.distances import Distances
+
+        return [*options_of(Distances, "The question"), *super().get_params(ctx)]
+
+
+@cli.command(cls=DistancesCommand)
+@runs_argument
+@click.option("--out", type=RUN, help="Folder of the answer; that of the run, or distances beside several runs.")
+@json_option
+def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values: Any) -> None:
+    """Compare runs, or the moments of one run, pair by pair: weights, angles, predictions, and their plane."""
+    from landscape import figures
+    from models.distances import Distances, ask_distances, distance_rows
+    from models.opened import open_run
+
+    if twice := [run for run in runs if runs.count(run) > 1]:
+        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
+    home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
+    folder = out or (home / "distances" if len(runs) > 1 else runs[0])
+    with progress_bar("distances") as progress:
+        name, answer = ask_distances(Distances(**values), opened, folder, progress)
+    files = [
+        str(file)
+        for kind, one in figures.draw(answer, name).items()
+        for file in figures.save(one, folder / "figures" / f"{name}-{kind}")
+    ]
+    path, rows = folder / f"{name}.h5", distance_rows(answer)
+    say({**contents(answer, path), "rows": rows, "figures": files}, f"{clean(path)}\n{table(rows)}", as_json)
 
 
 # --- what the commands share -------------------------------------------------------------------------------
@@ -1334,18 +1636,7 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     from landscape.sweeps import files_outside_sweeps
 
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
-    others = (
-        "sharpness-report-",
-        "ensemble-",
-        "race-",
-        "search-",
-        "lr-range-",
-        "connection-",
-        "curve-plane-",
-        "double-descent-",
-        "sweep-",
-    )
-    return sorted({path.parent for path in files if not (alone and path.name.startswith(others))})
+    return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 
 
 def overviews(folder: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:

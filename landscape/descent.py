@@ -172,9 +172,7 @@ def _thresholds(curves: xr.Dataset, sizes: Array, tolerance: float) -> xr.Datase
     if "unranked" in curves:
         rank = curves["unranked"].median("seed").values
         unfit["rank"] = np.broadcast_to(rank, (curves.sizes["noise"], len(rank))), 0.0
-    rows = {
-        name: [threshold(each, limit, by_samples) for each in values] for name, (values, limit) in unfit.items()
-    }
+    rows = {name: [threshold(each, limit, by_samples) for each in values] for name, (values, limit) in unfit.items()}
     at = np.array([[row[level] for row in rows.values()] for level in range(curves.sizes["noise"])])
     at = at.reshape(curves.sizes["noise"], len(rows), 2)
     dims = ("noise", "criterion")

@@ -162,7 +162,7 @@ def _cells_of(sweep: xr.Dataset, metric: str) -> _Cells:
 def _without_incomplete(cells: _Cells) -> tuple[_Cells, list[str]]:
     """Leave out levels with empty cells until there is none, or a factor would be left with no level."""
     dropped = []
-    while (empty := np.isnan(cells.values).all(axis=-1)).any():
+    while (empty := np.asarray(np.isnan(cells.values).all(axis=-1))).any():
         shares = [
             (empty.mean(axis=tuple(other for other in range(empty.ndim) if other != axis))[level], axis, level)
             for axis, size in enumerate(cells.shape)
@@ -187,7 +187,7 @@ def _of_several_levels(cells: _Cells) -> _Cells:
 
 
 def _require_full(cells: _Cells) -> None:
-    empty = np.argwhere(np.isnan(cells.values).all(axis=-1))
+    empty = np.argwhere(np.asarray(np.isnan(cells.values).all(axis=-1)))
     if len(empty):
         named = "; ".join(cells.name(position) for position in empty[:_MOST_NAMED].tolist())
         more = f" and {len(empty) - _MOST_NAMED} more" if len(empty) > _MOST_NAMED else ""
@@ -201,7 +201,7 @@ def _require_full(cells: _Cells) -> None:
 def _sample(cells: _Cells, pairing: Pairing) -> tuple[Array, bool]:
     """Return the values (C, n) that are used, and whether they are paired by seed."""
     flat = cells.flat
-    complete = ~np.isnan(flat).any(axis=0)
+    complete = np.asarray(~np.isnan(flat).any(axis=0))
     counts = (~np.isnan(flat)).sum(axis=1)
     if flat.shape[1] == 1:
         return flat, True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -88,6 +89,7 @@ def median_coverage(count: int) -> float:
     return 1 - 2 * _below(count, _median_rank(count))
 
 
+@cache
 def _median_rank(count: int) -> int:
     """How many samples lie outside at each end."""
     rank = 0

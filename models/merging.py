@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from landscape.averaging import RunningMean, WeightAverage, polyak_average
 from landscape.provenance import provenance
-from landscape.store import MissingError, Store
+from landscape.store import Store
 from landscape.weights import digest_tensors, save_weights
 from models.averaging import AVERAGES
 from models.compatible import require_compatible

@@ -66,14 +66,24 @@ def directions_of(word: str, run: Run, objective: Objective, count: int = 2) -> 
     return between(objective.theta, points[0]) if len(points) == 1 else through(objective.theta, *points)
 
 
-def _along_the_trajectory(run: Run, objective: Objective, count: int) -> Directions:
+def trajectory_points(run: Run, layout: ParameterLayout) -> tuple[list[int], Tensor]:
+    """Return the steps of a run's snapshots, and (T, P) their parameters in a layout; frozen ones stand still.
+
+    Raises:
+        MissingError: If the run has no trajectory.
+    """
     snapshots = run.store.read("trajectory")
     model = run.model()
     moved = ParameterLayout.of(model).matching(json.loads(snapshots.attrs["layout"])["names"])
     still = {name: parameter.detach() for name, parameter in model.named_parameters()}  # what was frozen
     rows = torch.from_numpy(snapshots["theta"].values)
-    path = torch.stack([objective.layout.flatten({**still, **moved.unflatten(row)}) for row in rows])
-    return pca(path.to(objective.theta), snapshots["step"].values.tolist(), objective.theta, count)
+    path = torch.stack([layout.flatten({**still, **moved.unflatten(row)}) for row in rows])
+    return snapshots["step"].values.tolist(), path
+
+
+def _along_the_trajectory(run: Run, objective: Objective, count: int) -> Directions:
+    steps, path = trajectory_points(run, objective.layout)
+    return pca(path.to(objective.theta), steps, objective.theta, count)
 
 
 def _point(folder: Path, run: Run, objective: Objective) -> Tensor:

@@ -115,7 +115,7 @@ def averaging_tail(
     _require(low is None or cycles > 0, "low only with cycles", low)
     bottom = high / 10 if low is None else low
     _require(0 <= bottom <= high, f"low from 0 to high={high}", bottom)
-    begin = total - math.floor(tail * total)
+    begin = _begin_of_tail(total, tail)
 
     def factor(t: int) -> float:
         if t < begin:
@@ -143,7 +143,7 @@ def ensembling_tail(
     _require(cycles >= 1, "cycles of at least 1", cycles)
     _require(0 <= low <= high, f"low from 0 to high={high}", low)
     before = averaging_tail(total, warmup, tail=tail, high=high)
-    begin = total - math.floor(tail * total)
+    begin = _begin_of_tail(total, tail)
 
     def factor(t: int) -> float:
         if t < begin:
@@ -172,7 +172,7 @@ def cycle_lows(text: str, total: int, warmup: int = 0) -> list[int]:
     cycles, steps = options.get("cycles", 0), total - warmup
     if name == "cosine-restarts":
         return [warmup + end for end in cycle_ends(steps, cycles, options["longer"])]
-    begin = steps - math.floor(options["tail"] * steps) if "tail" in options else 0
+    begin = _begin_of_tail(steps, options["tail"]) if "tail" in options else 0
     into = 1.0 if name == "swa" else 0.5
     return [warmup + begin + round((cycle + into) * (steps - begin) / cycles) for cycle in range(cycles)]
 
@@ -239,6 +239,11 @@ def scaled_lr(lr: float, text: str, batch_size: int) -> float:
         return lr * LR_SCALINGS[name](batch_size, **options)
     except ValueError as error:
         raise ValueError(f"lr_scaling {name!r} {error}") from None
+
+
+def _begin_of_tail(total: int, tail: float) -> int:
+    """The first step of a tail; 1e-9 makes up for shares such as 0.3 of 320 steps, which round to less than 96."""
+    return total - math.floor(tail * total + 1e-9)
 
 
 def _require(holds: bool, what: str, got: object) -> None:

@@ -36,11 +36,10 @@ def sweep_of(
         coords=coords,
     )
     if epochs:
-        epoch = np.arange(1, epochs + 1)
-        curve = sweep["test_loss"].values[..., None] + 2.0 / epoch
+        curve = sweep["test_loss"].values[..., None] + 2.0 / np.arange(1, epochs + 1)
         for name, shift in (("train_loss", -0.1), ("val_loss", 0.1)):
             sweep[name] = ((*dims, "epoch"), curve + shift, {"units": "nats"})
-        sweep = sweep.assign_coords(epoch=epoch)
+        sweep = sweep.assign_coords(epoch=np.arange(epochs))
     return sweep
 
 

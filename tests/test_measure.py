@@ -25,6 +25,7 @@ from landscape.probes import (
     CurvatureSurface,
     GradientNoise,
     Layers,
+    Rays,
     Sharpness,
     Slice,
     SpectralDensity,
@@ -268,7 +269,7 @@ def test_every_built_in_probe_can_be_asked(store):
     probes = (Slice(resolution=3), Surface(resolution=3), Spectrum(k=1), SpectralDensity(steps=3), Trace(), Layers())
     probes += (CriticalPoint(k=1), Sharpness(measures="eigenvalue"), SubspaceOverlap(k=1, minibatch=2, draws=2))
     probes += (Stability(lr=0.1, optimizer="sgd"), CurvatureSurface(resolution=1))
-    probes += (GradientNoise(batches=4, tails=False), Symmetry())
+    probes += (GradientNoise(batches=4, tails=False), Symmetry(), Rays(rays=2, resolution=1, radius=1.0))
     answers = [ask(probe, objective, store) for probe in probes]
     assert {answer.attrs["probe_class"] for answer in answers} == set(BUILT_IN.values())
 

@@ -15,6 +15,7 @@ from landscape.figures.critical import escape, index_against_loss
 from landscape.figures.curves import by_step, generic, learning_curves
 from landscape.figures.densities import density, log_density
 from landscape.figures.descent import descent_curves, descent_map, peaks_by_noise
+from landscape.figures.distances import distance_matrices, distance_plane
 from landscape.figures.drawing import draw, kind_of
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
@@ -40,6 +41,14 @@ from landscape.figures.spectra import eigenvalues
 from landscape.figures.spreadsheets import tables
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import paper_style, save
+from landscape.figures.sweeps import (
+    draw_sweep,
+    effect_forest,
+    factor_curves,
+    heat_map,
+    parallel_coordinates,
+    training_curves,
+)
 from landscape.figures.volumes import volume_slices
 from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volume_vti
 
@@ -58,17 +67,23 @@ __all__ = [
     "density",
     "descent_curves",
     "descent_map",
+    "distance_matrices",
+    "distance_plane",
     "draw",
     "draw_side_by_side",
+    "draw_sweep",
+    "effect_forest",
     "eigenvalue_ends",
     "eigenvalue_ratio",
     "eigenvalues",
     "ensemble_growth",
     "escape",
+    "factor_curves",
     "first_task",
     "generic",
     "gif",
     "gradient_flow",
+    "heat_map",
     "image_rows",
     "index_against_loss",
     "interactive_race",
@@ -90,6 +105,7 @@ __all__ = [
     "overlap_by_step",
     "page",
     "paper_style",
+    "parallel_coordinates",
     "path_geometry",
     "peaks_by_noise",
     "pictures_among",
@@ -118,6 +134,7 @@ __all__ = [
     "surfaces_side_by_side",
     "tables",
     "train_and_test",
+    "training_curves",
     "trajectory_loss",
     "trajectory_vtp",
     "update_ratios",

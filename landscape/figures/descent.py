@@ -177,7 +177,11 @@ def _remarks(answer: xr.Dataset) -> list[str]:
     missing = [] if reached is None else [f"{100 * float(n):g}%" for n in reached["noise"][np.isnan(reached.values)]]
     never = f"no size fits the labels at {', '.join(missing)} noise" if missing else ""
     beyond = answer.sizes["noise"] - len(LINES)
-    return [never, f"{beyond} more levels of noise not drawn" if beyond > 0 else "", str(answer.attrs.get("theory", ""))]
+    return [
+        never,
+        f"{beyond} more levels of noise not drawn" if beyond > 0 else "",
+        str(answer.attrs.get("theory", "")),
+    ]
 
 
 def _size_label(answer: xr.Dataset) -> str:

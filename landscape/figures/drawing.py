@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from landscape.figures.averages import averaging, averaging_differences, rays
+from landscape.figures.barriers import barrier_matrix, fork_instability, path_curves
 from landscape.figures.connections import connection, connection_training, curve_plane
 from landscape.figures.continual import accuracy_matrices, first_task
 from landscape.figures.contours import contour
@@ -16,6 +18,7 @@ from landscape.figures.critical import escape
 from landscape.figures.curves import by_step, generic, learning_curves, lines_by_step
 from landscape.figures.densities import density, log_density
 from landscape.figures.descent import descent_curves, descent_map, peaks_by_noise
+from landscape.figures.distances import distance_matrices, distance_plane
 from landscape.figures.dynamics import gradient_flow, update_ratios
 from landscape.figures.eigenvalue_maps import eigenvalue_ends, eigenvalue_ratio
 from landscape.figures.ensembles import ensemble_growth, reliability
@@ -35,6 +38,7 @@ from landscape.figures.slices import slice_band
 from landscape.figures.spectra import eigenvalues
 from landscape.figures.stability import overlap_by_rank, overlap_by_step, stability_by_step
 from landscape.figures.style import Width
+from landscape.figures.sweeps import draw_sweep, effect_forest
 from landscape.figures.trajectories import trajectory_of
 from landscape.figures.volumes import volume_slices
 
@@ -114,9 +118,15 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     ],
     "connection": [("loss", {"path", "t"}), ("length", {"path"}), ("step_loss", {"step"})],
     "curve-plane": [("loss", {"alpha", "beta"}), ("curve_alpha", {"t"}), ("control_alpha", {"control"})],
+    "interpolation": [("loss", {"path", "alpha"}), ("barrier", {"path", "metric", "definition"})],
+    "barrier-matrix": [("barrier", {"path", "run", "other", "metric", "definition"})],
+    "fork": [("barrier", {"fork_step", "seed", "pair", "metric", "definition"}), ("instability", {"fork_step"})],
     "continual": [("accuracy", {"strategy", "seed", "after", "task"})],
     "linear-probes": [("accuracy", {"amount", "layer"}), ("chance", set())],
     "lr-range": [("learning_rate", {"step"}), ("smoothed_loss", {"step"})],
+    "sweep": [("status", set()), ("run", set())],
+    "distances": [("distance", {"point", "other"}), ("plane", {"point", "component"})],
+    "effects": [("estimate", {"effect"}), ("share", {"source"})],
     "search": [("objective", {"trial"}), ("importance", {"parameter"})],
     "double-descent": [("test_loss", {"arm", "noise", "size", "seed"}), ("threshold", {"noise", "criterion"})],
     "gradient-noise": [("signal_to_noise", {"layer"}), ("noise_scale", set())],
@@ -124,6 +134,8 @@ _NEEDED: dict[str, list[tuple[str, set[str]]]] = {
     "race-sweep": [("goal_step", {"optimizer", "lr"}), ("escape_step", {"optimizer", "lr"})],
     "race-basins": [("ended_as", {"optimizer", "start"}), ("surface", {"w1", "w2"})],
     "race-online": [("x", {"optimizer", "step"}), ("regret", {"optimizer", "step"})],
+    "swa": [("plane", {"metric", "x", "y"}), ("rise", {"seed", "point"}), ("line", {"seed", "reference", "alpha"})],
+    "rays": [("loss_rise", {"ray", "radius"}), ("mean_loss_rise", {"radius"})],
     "training": [("loss", {"step"})],
     "trajectory": [("theta", {"snapshot"})],
 }
@@ -258,6 +270,8 @@ _OF_PANELS: dict[str, Callable[[xr.Dataset, Width], dict[str, Figure]]] = {
     "curvature-surface": _curvature_surface,
     "volume": _volume,
     "double-descent": _double_descent,
+    "interpolation": lambda answer, width: {"path": path_curves(answer, width=width)},
+    "barrier-matrix": lambda answer, width: {"barriers": barrier_matrix(answer, width=width)},
     "race-basins": lambda answer, width: {"ends": race_basins(answer, width=width)},
 }
 _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
@@ -275,6 +289,7 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "connection": lambda answer: {"profile": connection(answer), "descent": connection_training(answer)},
     "curve-plane": _curve_plane,
     "continual": lambda answer: {"accuracy-matrices": accuracy_matrices(answer), "first-task": first_task(answer)},
+    "fork": lambda answer: {"instability": fork_instability(answer)},
     "gradient-noise": lambda answer: {"noise-by-layer": noise_by_layer(answer)},
     "gradient-noise-by-step": lambda answer: {
         "noise-by-step": noise_by_step(answer),
@@ -283,9 +298,14 @@ _KNOWN: dict[str, Callable[[xr.Dataset], dict[str, Figure]]] = {
     "linear-probes": lambda answer: {"accuracy-by-layer": probe_accuracy(answer)},
     "lr-range": lambda answer: {"lr-range": learning_rate_range(answer)},
     "search": _search,
+    "sweep": draw_sweep,
+    "distances": lambda answer: {"matrices": distance_matrices(answer), "principal-plane": distance_plane(answer)},
+    "effects": lambda answer: {"effects": effect_forest(answer)},
     "race": lambda answer: {"paths": race_paths(answer), "losses": race_losses(answer)},
     "race-sweep": lambda answer: {"steps-by-rate": race_sweep(answer)},
     "race-online": lambda answer: {"online": race_online(answer)},
+    "swa": lambda answer: {"averages": averaging(answer), "differences": averaging_differences(answer)},
+    "rays": lambda answer: {"rays": rays(answer)},
     "training": _training,
     "trajectory": lambda answer: {},
     "by-step": _by_step,

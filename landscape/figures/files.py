@@ -14,7 +14,7 @@ from landscape.figures.drawing import draw, kind_of
 from landscape.figures.interactive import interactive_surface, interactive_volume, page
 from landscape.figures.race_films import interactive_race, race_frames
 from landscape.figures.spreadsheets import tables
-from landscape.figures.style import Width, save
+from landscape.figures.style import WIDTHS, Width, save
 from landscape.figures.trajectories import trajectory_of
 from landscape.figures.vtk import surface_vtr, surface_vts, trajectory_vtp, volume_vti
 from landscape.store.disk import Disk, explained, write_whole
@@ -59,7 +59,7 @@ def write_files(
         name: Its name in the store, with which all files begin.
         folder: Where to write; made if need be.
         formats: What to write.
-        width: How many columns of a paper the pictures fill.
+        width: How many columns of a paper the pictures fill; those whose panels need two fill two.
 
     Returns:
         The files; none where no format suits the answer.
@@ -73,7 +73,8 @@ def write_files(
     folder, written = Path(folder), []
     if pictures := pictures_among(formats):
         for title, figure in draw(answer, name, width).items():
-            written += save(figure, folder / f"{name}-{title}", pictures, width)
+            fits = figure.get_figwidth() <= WIDTHS[width]  # panels that need two columns keep them
+            written += save(figure, folder / f"{name}-{title}", pictures, width if fits else None)
     kind = kind_of(answer, name)
     for ending, content in _contents(answer, name, kind, formats):
         path = folder / f"{name}{ending}"

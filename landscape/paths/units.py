@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,10 @@ class Units:
         for name, axis, word, size in words:
             axes[name][axis] = _axis(name, word, size, sizes)
         return cls({name: tuple(found) for name, found in axes.items()})
+
+    def __str__(self) -> str:
+        """Name the specification by what it holds, briefly."""
+        return f"{len(self.groups)} groups of units, {hashlib.sha256(repr(self.axes).encode()).hexdigest()[:12]}"
 
     @property
     def groups(self) -> dict[str, int]:

@@ -26,7 +26,7 @@ def double_descent(
     dimension: int = 100,
     ridge: str | None = None,
     tolerance: float = TOLERANCE,
-    executor: str | Executor = "serial",
+    executor: str | Executor | None = None,
     progress: Progress | None = None,
     **texts: str | None,
 ) -> tuple[Path, xr.Dataset]:
@@ -40,7 +40,7 @@ def double_descent(
         dimension: Of the data of least-squares.
         ridge: Penalties for random-features by commas, or none.
         tolerance: Training error at the interpolation threshold.
-        executor: Where it is computed.
+        executor: Where it is computed; by default processes for networks, and this one for regressions.
         progress: Called with (stage, done, in all).
         **texts: Fields of a run's configuration as typed.
 
@@ -63,6 +63,7 @@ def double_descent(
         penalties = () if ridge == "none" else None if ridge is None else parse(ridge, tuple[float, ...])
         plan = random_features_of(axis, typed, seeds, penalties)
     else:
-        return answer_networks(networks_of(axis, model, typed, seeds), store, executor, progress, tolerance)
-    answer = answer_regression(plan, store, executor, progress, tolerance)
+        networks = networks_of(axis, model, typed, seeds)
+        return answer_networks(networks, store, executor or "processes", progress, tolerance)
+    answer = answer_regression(plan, store, executor or "serial", progress, tolerance)
     return store.path / f"{answer_name(plan.about(), tolerance)}.h5", answer

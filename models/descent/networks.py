@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from models.architectures import build_model
 from models.config import RunConfig
 from models.data import load_data
 from models.descent.sizes import AXES, check_axis, check_plan
-from models.trials import run_trials
+from models.run import train
+from models.space import Choices, Space
+from models.sweep import Sweep
 
 FIELD = {"width": "width", "noise": "width", "samples": "train_size", "epochs": "epochs"}
 """The field of a run that the sizes of an axis are."""
@@ -69,7 +70,9 @@ class Networks:
         if not self.config.val_fraction:
             raise ValueError("epochs and weight decays are chosen on the validation split; give val_fraction above 0")
         if self.config.early_stopping or self.config.keep_best or self.config.keep_average:
-            raise ValueError("early stopping is an arm of its own; leave out early_stopping, keep_best and keep_average")
+            raise ValueError(
+                "early stopping is an arm of its own; leave out early_stopping, keep_best and keep_average"
+            )
         for size in self.sizes:
             self.of(size, self.noises[0], self.seeds[0], self.decays[0])
 
@@ -84,11 +87,16 @@ class Networks:
         changes: dict[str, Any] = {FIELD[self.axis]: number, "label_noise": noise, "seed": seed, "weight_decay": decay}
         return replace(self.config, **changes, test_each_epoch=True)
 
-    def configs(self) -> list[RunConfig]:
-        """All runs, those of one cell that differ in their seed side by side."""
+    def _train(self, out: Path, executor: str | Executor, progress: Progress | None) -> None:
+        """Train what is missing as a sweep; a single training is none."""
         sizes = self.sizes[-1:] if self.axis == "epochs" else self.sizes
-        cells = product(sizes, self.noises, self.decays, self.seeds)
-        return [self.of(size, noise, seed, decay) for size, noise, decay, seed in cells]
+        swept = {FIELD[self.axis]: sizes, "label_noise": self.noises, "weight_decay": self.decays, "seed": self.seeds}
+        only = self.of(sizes[0], self.noises[0], self.seeds[0], self.decays[0])
+        if all(len(values) == 1 for values in swept.values()):
+            train(only, out / only.hash)
+            return
+        fixed = {name: value for name, value in asdict(only).items() if name not in swept}
+        Sweep(Space({name: Choices(values) for name, values in swept.items()}, fixed))(out, executor, progress)
 
     def __call__(self, out: Path, executor: str | Executor = "serial", progress: Progress | None = None) -> xr.Dataset:
         """Train what is missing and lay out what was measured, as `landscape.descent.analysed` takes it.
@@ -103,8 +111,7 @@ class Networks:
             chosen; test_error by epoch as epoch_test_error (noise, size, epoch), its median over seeds, where sizes are
             not the epochs themselves; num_parameters and num_examples (size). What failed is NaN.
         """
-        load_data(self.config.data, **self.of(self.sizes[-1], 0.0, 0, 0.0).data_options)  # what is missing fails once
-        run_trials(self.configs(), out, executor, progress)
+        self._train(out, executor, progress)
         shape = (len(self.decays), len(self.noises), len(self.sizes), len(self.seeds))
         found = {name: np.full((2, *shape), math.nan) for name in _MEASURED}
         by_epoch = np.full((*shape[1:], self._epochs()), math.nan)
@@ -145,9 +152,7 @@ class Networks:
         if len(self.decays) > 1:
             arms[DECAYED] = self._best_decays({name: values[0] for name, values in found.items()})
         dims = ("arm", "noise", "size", "seed")
-        data: dict[str, Any] = {
-            name: (dims, np.stack([arm[name] for arm in arms.values()])) for name in _MEASURED
-        }
+        data: dict[str, Any] = {name: (dims, np.stack([arm[name] for arm in arms.values()])) for name in _MEASURED}
         data |= self._counts()
         if self.axis != "epochs":
             median = np.median(by_epoch, 2)

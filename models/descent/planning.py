@@ -61,9 +61,7 @@ def regression_sizes(other: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({min(size, most) for size in sizes}))
 
 
-def least_squares_of(
-    axis: str, texts: Mapping[str, str], seeds: int | None, dimension: int = 100
-) -> LeastSquares:
+def least_squares_of(axis: str, texts: Mapping[str, str], seeds: int | None, dimension: int = 100) -> LeastSquares:
     """Plan least squares on Gaussian data from fields that were typed.
 
     Raises:

@@ -55,7 +55,7 @@ def ridge_risk(n: int, p: int, d: int, signal: float, noise: float, penalty: flo
 
     References:
         Hastie, Montanari, Rosset & Tibshirani, "Surprises in high-dimensional ridgeless least squares interpolation",
-        Annals of Statistics 2022, theorem 5 (ridge) and corollary 5; Dobriban & Wager, "High-dimensional asymptotics
+        Annals of Statistics 2022, on ridge with isotropic features; Dobriban & Wager, "High-dimensional asymptotics
         of prediction", Annals of Statistics 2018, theorem 2.1.
     """
     ratio, t = p / n, penalty / n
@@ -71,7 +71,7 @@ def best_penalty(p: int, d: int, signal: float, noise: float) -> float:
     """The penalty of least risk where beta has no preferred direction: p times what is unexplained over what is fitted.
 
     References:
-        Hastie et al., cited above, corollary 5: t = s^2 g / r^2, with r^2 = (p/d) signal.
+        Hastie et al., cited above, on optimal ridge: t = s^2 g / r^2, with r^2 = (p/d) signal.
     """
     unexplained = (1 - p / d) * signal + noise
     return p * unexplained / (p / d * signal)

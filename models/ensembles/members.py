@@ -16,8 +16,8 @@ from models.opened import Run
 from models.registry import Registry
 from models.schedules import cycle_lows
 from models.seeds import derived_seed
-from models.stochastic import drawing, stochastic_modules
 from models.snapshots import network_at, steps_per_epoch
+from models.stochastic import drawing, stochastic_modules
 
 MEMBERS = Registry("members")
 """Functions `(run, *, options)`: a list of `Member`, from one run."""

@@ -29,8 +29,8 @@ def shared_test(runs: Mapping[str, Run]) -> dict[str, Splits]:
             )
         if _digest(other) != _digest(of_first) and _raw_digest(runs[name]) != _raw_digest(runs[first]):
             raise ValueError(
-                f"{name} is tested on other examples than {first} ({_differences(runs[name], runs[first])}); an "
-                "ensemble is measured on one test set: choose runs of the same data, test_size and data_seed"
+                f"{name} is tested on other examples than {first} ({_differences(runs[name], runs[first])}); "
+                "predictions are compared on one test set: choose runs of the same data, test_size and data_seed"
             )
     return splits
 

@@ -74,7 +74,8 @@ class StackedLoader:
 
     def __iter__(self) -> Iterator[Examples]:
         orders = torch.stack([loader.order() for loader in self._loaders]).to(self.dataset.targets.device)
-        return map(self.dataset.take, orders.split(self._loaders[0].batch_size, dim=1))
+        # a generator, since Lightning sets the epoch after it has asked for the iterator
+        yield from map(self.dataset.take, orders.split(self._loaders[0].batch_size, dim=1))
 
 
 def _place(inputs: Tensor, different: list[Tensor]) -> int:

@@ -11,7 +11,7 @@ from models.config import RunConfig
 MAY_DIFFER = ("seed", "init", "lr", "weight_decay", "label_noise", "data_seed")
 """The fields in which the members of a stack may differ: each has its own weights, examples, labels and rates."""
 
-_STATELESS_NORMS = ("none", "layer", "instance", "group")
+_STATELESS_NORMS = ("default", "none", "layer", "instance", "group")
 _TOGETHER = ("mlp", "deep-linear", "random-features", "lenet", "cnn", "vgg", "resnet", "preresnet", "wideresnet")
 _WHOLE_GRADIENT = ("newton", "saddle-free-newton")
 

@@ -24,8 +24,9 @@ from landscape.sweeps import PLAN, SCHEMA_VERSION, Row, is_current, open_sweep
 from models.config import RunConfig
 from models.data import load_data
 from models.space import Space
-from models.sweep.job import Job, Task, digest_of, is_failed, settle
+from models.sweep.job import Job, Task, digest_of, is_failed, settle, unpacked
 from models.sweep.plan import Plan, make_plan
+from models.trials import Batch, Stack, batches
 from models.watching import read_probe
 
 
@@ -41,11 +42,15 @@ class Sweep:
             unless it says so.
         probes: What is asked of each finished run, as in "spectrum:k=1".
         runs: Further fields that are chosen together, one mapping a run; each is crossed with the space.
+        stack: Whether runs that differ in seed, initialization or rates alone are trained together: auto, where a
+            measurement says that it pays; never; or always, wherever it is possible. What a run becomes is the same up
+            to rounding.
     """
 
     space: Space
     probes: tuple[str, ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
+    stack: Stack = "auto"
 
     def __post_init__(self) -> None:
         """Build every run and probe, so that nothing is trained of a sweep that cannot end well.
@@ -57,12 +62,17 @@ class Sweep:
         for text, probe in zip(self.probes, asked, strict=True):
             if asked.count(probe) > 1:
                 raise ValueError(f"probe {text!r} is there twice; ask it once")
-        _ = self.plan
+        _ = self.batches
 
     @cached_property
     def plan(self) -> Plan:
         """The runs by their cells."""
         return make_plan(self.space, self.runs)
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The runs that are trained by one worker each, several of them together."""
+        return batches(self.configs, self.stack)
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -136,13 +146,14 @@ class Sweep:
         """List what there is to do in a folder, which need not exist, and count what is done."""
         rows = Store(out, create=False).journal(PLAN).records() if out.is_dir() else {}
         tasks, counts = [], Counts(total=len(self.plan.runs))
-        for config in self.configs:
-            row = rows.get(config.hash, {})
-            retry = retry_failed and is_failed(row)
-            if is_current(out / config.hash, row) and self._has_asked(row) and not retry:
-                counts.states[row["status"]] += 1
-            else:
-                tasks.append(Task(config, row.get("wall_seconds"), retry))
+        for batch in self.batches:
+            known = {config.hash: rows.get(config.hash, {}) for config in batch.configs}
+            again = frozenset(name for name, row in known.items() if retry_failed and is_failed(row))
+            done = {name for name, row in known.items() if is_current(out / name, row) and self._has_asked(row)} - again
+            counts.states.update(known[name]["status"] for name in done)
+            left = tuple(config for config in batch.configs if config.hash not in done)
+            seconds = {c.hash: known[c.hash]["wall_seconds"] for c in left if "wall_seconds" in known[c.hash]}
+            tasks += [Task(left, seconds, again)] if left else []
         return tasks, counts
 
     def _has_asked(self, row: Row) -> bool:
@@ -173,7 +184,7 @@ class Sweep:
         watch: Callable[[Counts], None] | None,
     ) -> None:
         """Do what there is to do, and write a row as soon as a run is done."""
-        kept = _Rows(journal, tasks, counts, progress, watch)
+        kept = _Rows(journal, counts, progress, watch)
         kept.tell()
         if not tasks:
             return
@@ -227,12 +238,11 @@ class _Rows:
     def __init__(
         self,
         journal: Journal,
-        tasks: Sequence[Task],
         counts: Counts,
         progress: Progress | None,
         watch: Callable[[Counts], None] | None,
     ) -> None:
-        self._journal, self._tasks, self._counts = journal, tasks, counts
+        self._journal, self._counts = journal, counts
         self._progress, self._watch = progress, watch
         counts.begun = counts.done
 
@@ -242,10 +252,11 @@ class _Rows:
 
     def append(self, key: str, row: dict[str, Any], sync: bool = True) -> None:
         """Keep a row."""
-        task = self._tasks[int(key.rpartition("/")[2])]
-        self._counts.states[row["status"]] += 1
-        if row["status"] != "missing":
-            self._journal.append(task.config.hash, row, sync)
+        rows = unpacked(row)
+        for number, (name, values) in enumerate(rows.items(), 1):
+            self._counts.states[values["status"]] += 1
+            if values["status"] != "missing":
+                self._journal.append(name, values, sync and number == len(rows))
         self.tell()
 
     def tell(self) -> None:

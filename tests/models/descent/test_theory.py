@@ -14,7 +14,7 @@ from models.descent.theory import best_penalty, least_squares_risk, ridge_risk
 N, D, SIGNAL, NOISE = 20, 60, 1.0, 0.25
 
 
-def sampled_risks(p: int, penalty: float, draws: int = 4000) -> np.ndarray:
+def sampled_risks(p: int, penalty: float, draws: int = 3000) -> np.ndarray:
     """Exact risk given the fit, |b - beta|^2 + noise, of many draws of examples; beta points anywhere."""
     rng = np.random.default_rng(p)
     beta = rng.standard_normal((draws, D))
@@ -25,7 +25,7 @@ def sampled_risks(p: int, penalty: float, draws: int = 4000) -> np.ndarray:
     return ((found - beta[:, :p]) ** 2).sum(1) + (beta[:, p:] ** 2).sum(1) + NOISE
 
 
-@pytest.mark.parametrize("p", [1, 5, 10, 16, 25, 30, 60])
+@pytest.mark.parametrize("p", [1, 10, 16, 25, 60])
 def test_minimum_norm_fits_have_the_exact_expected_risk(p):
     risks = sampled_risks(p, 0.0)
     error = risks.std(ddof=1) / math.sqrt(len(risks))
@@ -45,7 +45,7 @@ def test_without_noise_a_whole_model_is_exact_from_the_threshold_on():
     assert least_squares_risk(N, 20, 20, SIGNAL, 0.0) == 0.0
 
 
-@pytest.mark.parametrize("p", [10, 20, 30, 60])
+@pytest.mark.parametrize("p", [10, 20, 60])
 def test_ridge_fits_have_nearly_the_asymptotic_risk(p):
     penalty = best_penalty(p, D, SIGNAL, NOISE)
     risks = sampled_risks(p, penalty)
