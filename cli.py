@@ -1267,7 +1267,7 @@ def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json
     answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
     path = folder / f"{wanted.name}.h5"
     say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
-    if counts_of(answer)["failed"] or (answer["error"] != "").any():
+    if counts_of(answer)["missing"] or (answer["error"] != "").any():
         raise click.exceptions.Exit(FAILED)
 
 

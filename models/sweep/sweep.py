@@ -29,6 +29,8 @@ from models.sweep.plan import Plan, make_plan
 from models.trials import Batch, Stack, batches
 from models.watching import read_probe
 
+_PAUSES = (0.0, 2.0, 10.0, 30.0)  # seconds before runs that another process held are tried again, and again
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -134,7 +136,14 @@ class Sweep:
         with store.lock(), store.journal(PLAN) as journal:
             self.save_plan(store)
             tasks, counts = self.left(store.path, retry_failed)
-            self._settle(store, journal, tasks, counts, executor, progress, watch)
+            opened = open_executor(executor) if isinstance(executor, str) and tasks else nullcontext(executor)
+            with opened as engine:
+                rows = _Rows(journal, counts, progress, watch)
+                rows.tell()
+                for pause in _PAUSES:
+                    time.sleep(pause if tasks else 0)
+                    self._settle(store, tasks, rows, engine)
+                    tasks, _ = self.left(store.path)
             answer = open_sweep(out)
             store.write(self.name, answer)
             for name in store.names(f"{PLAN}-*"):
@@ -173,26 +182,13 @@ class Sweep:
             about = {"question": json.loads(json.dumps(fields, default=str)), "provenance": provenance()}
             store.save_json(PLAN, {**plan, **about})
 
-    def _settle(
-        self,
-        store: Store,
-        journal: Journal,
-        tasks: Sequence[Task],
-        counts: Counts,
-        executor: str | Executor,
-        progress: Progress | None,
-        watch: Callable[[Counts], None] | None,
-    ) -> None:
+    def _settle(self, store: Store, tasks: Sequence[Task], rows: _Rows, engine: Executor | str) -> None:
         """Do what there is to do, and write a row as soon as a run is done."""
-        kept = _Rows(journal, counts, progress, watch)
-        kept.tell()
-        if not tasks:
+        if not tasks or isinstance(engine, str):
             return
         job = Job(str(store.path.absolute()), digest_of(store.path), self.probes)
-        opened = open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
-        with opened as engine, working(Work(engine, kept, scratch=store.path)):
-            counts.workers = num_workers()
-            kept.tell()
+        with working(Work(engine, rows, scratch=store.path)):
+            rows.begin(num_workers())
             resumable_map(settle, job, tasks, stage="runs")
 
 
@@ -245,6 +241,12 @@ class _Rows:
         self._journal, self._counts = journal, counts
         self._progress, self._watch = progress, watch
         counts.begun = counts.done
+
+    def begin(self, workers: int) -> None:
+        """Begin to train what is left, also what another process held before."""
+        self._counts.workers = workers
+        self._counts.states.pop("missing", None)
+        self.tell()
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Nothing that the tasks ask for is known: what is done is no task."""

@@ -299,9 +299,17 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path, monkeypatch):
         raise LockedError("process 1 works here")
 
     sweep = Sweep(space(seed="0,1"), stack="never")
-    monkeypatch.setattr("models.trials.train_or_record", locked)
-    answer = sweep(tmp_path, "serial")
+    with monkeypatch.context() as held:
+        held.setattr("models.trials.train_or_record", locked)
+        held.setattr("models.sweep.sweep._PAUSES", (0, 0))
+        answer = sweep(tmp_path, "serial")
     assert (answer["status"] == "missing").all() and len(sweep.left(tmp_path)[0]) == 2
+    monkeypatch.setattr("models.sweep.sweep._PAUSES", (0, 0.5))
+    with monkeypatch.context() as held:
+        held.setattr("models.trials.train_or_record", locked)
+        assert (sweep(tmp_path, "serial", watch=lambda counts: counts.states["missing"] and held.undo()) == "finished")[
+            "status"
+        ].all()
 
 
 def test_runs_are_stacked_where_it_pays_and_alone_where_they_cannot_be(tmp_path):
