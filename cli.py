@@ -67,6 +67,7 @@ OF_SEVERAL_RUNS = (  # how the names of answers begin that are not about one run
     "race-",
     "search-",
     "sharpness-report-",
+    "swa-",
     "sweep-",
 )
 _MOST_BASINS = 20  # rows of a table
@@ -1365,7 +1366,7 @@ measuring_options = [
 ]
 
 
-@cli.command()
+@cli.command("path")
 @click.argument("a", type=RUN)
 @click.argument("b", type=RUN)
 @click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
@@ -1375,7 +1376,7 @@ measuring_options = [
 @with_options(align_options)
 @click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
 @with_options(measuring_options)
-def path(
+def path_from_a_to_b(
     a: Path,
     b: Path,
     align: bool,
@@ -1475,6 +1476,8 @@ def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
     say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
 
 
+@cli.command()
+@runs_argument
 @click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
 @click.option("--points", default=11, help="Places on each path.")
 @with_options(align_options)
@@ -1551,13 +1554,14 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
 )
 @click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@click.option("--log", is_flag=True, help="Of the logarithm of the metric, where it spans orders of magnitude.")
 @json_option
-def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, log: bool, as_json: bool) -> None:
     """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
     from landscape import figures
     from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
 
-    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete, log)
     drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
     files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
     path = sweep / f"{name}.h5"
@@ -1586,8 +1590,7 @@ def distances(runs: tuple[Path, ...], out: Path | None, as_json: bool, **values:
     from models.distances import Distances, ask_distances, distance_rows
     from models.opened import open_run
 
-    if twice := [run for run in runs if runs.count(run) > 1]:
-        raise Failure(f"run {twice[0]} is there twice; name each run once", BAD_INPUT)
+    refuse_twice(runs)
     opened = {name: open_run(run) for name, run in zip(told_apart(runs), runs, strict=True)}
     home = Path(os.path.commonpath([run.absolute().parent for run in runs]))
     folder = out or (home / "distances" if len(runs) > 1 else runs[0])
@@ -1627,14 +1630,14 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
     Args:
         folder: Where to look.
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
-            searches or races.
+            searches, comparisons of averages or races.
     """
+    from landscape.sweeps import files_outside_sweeps
+
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    from landscape.sweeps import files_outside_sweeps
-
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 

@@ -24,7 +24,7 @@ from models.config import RunConfig
 from models.data import load_data
 from models.joining import join
 from models.opened import open_run
-from models.tuning.trials import run_trials
+from models.trials import run_trials
 
 STABLE = 0.02
 """The published threshold: below this instability of the error two ways count as linearly connected."""

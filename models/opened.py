@@ -196,7 +196,8 @@ def _optimizer_state(folder: Path) -> OptimizerState:
     path, hint = folder / OPTIMIZER_FILE, "give --lr and --optimizer sgd to compare with gradient descent"
     if not path.is_file():
         raise MissingError(
-            f"{folder} has no optimizer state (its weights were imported, averaged, or trained by an earlier version); {hint}"
+            f"{folder} has no optimizer state (its weights were imported, averaged, or trained by an earlier version); "
+            f"{hint}"
         )
     state, weights = OptimizerState.load(path)
     if weights != digest_tensors(load_weights(folder / "weights.safetensors")[0]):

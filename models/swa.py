@@ -33,7 +33,7 @@ from models.losses import make_loss
 from models.merging import average_runs
 from models.opened import Run, open_run
 from models.snapshots import network_at
-from models.tuning.trials import run_trials
+from models.trials import run_trials
 
 POINTS = ("last", "decayed", "swa", "swa-cyclic", "ema", "lawa")
 REFERENCES = ("last", "decayed")
@@ -95,8 +95,8 @@ class AveragingStudy:
         length = self.config.epochs - self.start
         if length < 2:
             raise ValueError(
-                f"a tail of {self.tail:g} of {self.config.epochs} epochs has {length}, and a plane needs the ends of at "
-                "least 2; train for longer, or take a longer tail"
+                f"a tail of {self.tail:g} of {self.config.epochs} epochs has {length}, and a plane needs the ends of "
+                "at least 2; train for longer, or take a longer tail"
             )
         if self.cycles < 1 or length % self.cycles:
             raise ValueError(
@@ -341,12 +341,11 @@ def _theta(run: Run, objective: Objective) -> Tensor:
 
 
 def _window(inside: Tensor) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The middle and the half widths of what is shown around points (M, 2), with a margin."""
+    """The middle and the half widths of a square around points (M, 2), with a margin."""
     low, high = inside.min(0).values, inside.max(0).values
-    half = (high - low) / 2 * (1 + _MARGIN)
     x, y = ((low + high) / 2).tolist()
-    a, b = half.tolist()
-    return (x, y), (a, b)
+    half = ((high - low).max() / 2 * (1 + _MARGIN)).item()
+    return (x, y), (half, half)
 
 
 def _finished(folder: Path) -> Run:

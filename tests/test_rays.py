@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from landscape import Objective
+from landscape import Objective, Store, ask
 from landscape.directions import Directions
+from landscape.figures import draw
 from landscape.probes import Rays, Slice
 from landscape.probes.rays import unit_rays
 from tests.problems import network, quadratic, rotated
@@ -54,6 +55,17 @@ def test_errors_rise_too_and_rays_are_those_of_a_slice():
     rise = answer["error_rise"].isel(ray=1, radius=-1).item()
     assert rise == pytest.approx(line["center_accuracy"].item() - line["accuracy"].values[-1])
     assert np.array_equal(answer["error_rise"], answer["test_error_rise"])
+
+
+def test_every_ray_is_drawn_faint_and_their_mean_over_them(tmp_path):
+    model, data = network("perceptron")
+    objective = Objective(model, data, F.cross_entropy, also={"test": data})
+    answer = ask(Rays(rays=3, resolution=4, radius=4.0), objective, Store(tmp_path))
+    (drawing,) = draw(answer).values()
+    lines = {line.get_gid(): line for line in drawing.axes[0].lines if line.get_gid()}
+    assert set(lines) == {"loss", "test_loss"} and len(drawing.axes[0].lines) == 8
+    assert lines["loss"].get_ydata()[1:] == pytest.approx(answer["mean_loss_rise"].values)
+    assert lines["loss"].get_xdata()[0] == lines["loss"].get_ydata()[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
-from landscape.averaging import RunningMean, WeightAverage, latest_average, stochastic_weight_average
+from landscape.averaging import WeightAverage, latest_average, stochastic_weight_average
 from landscape.callbacks import WeightAveraging
 from tests.test_callbacks import Foreign, dataset, loader
 
@@ -82,22 +82,29 @@ def test_it_takes_batches_of_any_structure(averaged):
         assert torch.equal(module.body[1].running_mean, expected)
 
 
-def test_a_training_goes_on_with_the_same_average(averaged, tmp_path):
-    callback, module, _ = averaged
+def without_dropout() -> Foreign:
     torch.manual_seed(0)
-    again, first = Foreign(), WeightAveraging(stochastic_weight_average(start=2), submodule="body")
-    again.load_state_dict(module.state_dict())
-    average = latest_average(k=2)
-    running, other = RunningMean(average), RunningMean(average)
-    for value in (1.0, 2.0):
-        running.add([torch.tensor([value])])
-    first._running = running
-    second = WeightAveraging(average)
-    second.load_state_dict(first.state_dict())
-    for mean in (second._running, running):
-        mean.add([torch.tensor([4.0])])
-    assert second._running.mean()[0] == running.mean()[0] == 3.0
-    assert other.mean() == [] and second.count == 3
+    module = Foreign()
+    module.body[3].p = 0.0
+    return module
+
+
+@pytest.mark.parametrize("average", [stochastic_weight_average(start=1), latest_average(k=2)])
+def test_a_training_goes_on_with_the_same_average(average, tmp_path):
+    found = []
+    for cut in (False, True):
+        module, callback = without_dropout(), WeightAveraging(average, submodule="body")
+        first = pl.Trainer(max_epochs=2 if cut else 4, accelerator="cpu", callbacks=[callback], **QUIET)
+        first.fit(module, loader(shuffle=False))
+        if cut:
+            first.save_checkpoint(tmp_path / "cut.ckpt")
+            module, callback = without_dropout(), WeightAveraging(average, submodule="body")
+            second = pl.Trainer(max_epochs=4, accelerator="cpu", callbacks=[callback], **QUIET)
+            second.fit(module, loader(shuffle=False), ckpt_path=tmp_path / "cut.ckpt")
+        with callback.applied(module, loader(shuffle=False)):
+            found.append((callback.count, flat(module)))
+    assert found[0][0] == found[1][0] == 4
+    assert torch.equal(found[0][1], found[1][1])
 
 
 def test_a_network_without_norms_needs_no_data():

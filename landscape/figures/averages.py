@@ -75,7 +75,7 @@ def averaging(answer: xr.Dataset) -> Figure:
         one, percent = answer.sel(metric=metric), 100.0 if metric == "test_error" else 1.0
         _plane(panels[0, column], one, percent, label)
         _lines(panels[1, column], one["line"] * percent, label)
-        _rays(panels[2, column], one["rise"] * percent, f"Rise of {label[0].lower()}{label[1:]}")
+        _rays(panels[2, column], one["rise"] * percent, f"Rise of {label[0].lower()}{label[1:]}".replace("%", "points"))
     handles, names = panels[0, 0].get_legend_handles_labels()
     panels[0, 0].legend(handles, names, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=6)
     legend_above(panels[1, 0])
@@ -85,9 +85,9 @@ def averaging(answer: xr.Dataset) -> Figure:
     note_under(
         figure,
         [
-            f"plane: seed {answer['seed'].values[0]}; {off:.0%} of the distance of SWA from the first iterate lies off it",
+            f"plane of seed {answer['seed'].values[0]}: {off:.0%} of the way of SWA is off it",
             f"lines and rays: mean of {count(seeds, 'seed')}" + (", bands: 95% intervals" if seeds > 1 else ""),
-            "every network with BatchNorm measured again on the training split",
+            "BatchNorm measured again at every point",
         ],
     )
     return figure

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -29,8 +32,9 @@ from landscape.intervals import median_coverage, median_interval
 from landscape.text import clean
 
 Array = NDArray[np.float64]
+Dash = Literal["-", "--", "-."] | tuple[float, Sequence[float]]
 
-_DASHES = ("-", "--", (0, (1, 1)))
+_DASHES: tuple[Dash, ...] = ("-", "--", (0, (1, 1)))
 _SIZES = {
     "width": {"random-features": "Random features (N)", "least-squares": "Fitted features (p)", "": "Width"},
     "samples": {"": "Training examples (n)"},
@@ -47,7 +51,7 @@ def descent_curves(answer: xr.Dataset, *, width: Width = "double") -> Figure:
     Vertical lines stand at the interpolation threshold, with a band from the nearest size that does not reach it.
 
     Args:
-        answer: What `landscape.descent.analysed` made: test_loss (arm, noise, size, seed), threshold (noise, criterion).
+        answer: What `landscape.descent.analysed` made: test_loss (arm, noise, size, seed) and the rest.
         width: How many columns of a paper two panels fill; one panel is one column wide.
     """
     metrics = [metric for metric in METRICS if f"test_{metric}" in answer]
@@ -127,12 +131,16 @@ def _thresholds(ax: Axes, answer: xr.Dataset) -> None:
         ends = np.stack([found["threshold"].values, found["threshold_outside"].values], 1)
         agree = len(ends) > 1 and np.isfinite(ends[:, 0]).all() and (ends[:, 0] == ends[0, 0]).all()
         colours = [GREY] if agree or criterion == "rank" else LINES
-        line = "-" if criterion == "rank" or answer.sizes["criterion"] == 1 else "-."
+        line = _threshold_dash(answer, criterion)
         for (at, outside), colour in zip(ends, colours, strict=False):
             if np.isfinite(at):
                 ax.axvline(at, color=colour, linestyle=line, linewidth=0.8, zorder=0, gid=f"threshold-{criterion}")
             if np.isfinite(at + outside):
                 ax.axvspan(*sorted((at, outside)), color=colour, alpha=0.07, linewidth=0, zorder=0)
+
+
+def _threshold_dash(answer: xr.Dataset, criterion: str) -> Dash:
+    return "-" if criterion == "rank" or answer.sizes["criterion"] == 1 else "-."
 
 
 def _regimes(ax: Axes, answer: xr.Dataset, metric: str) -> None:
@@ -166,9 +174,8 @@ def _handles(answer: xr.Dataset) -> list[Line2D]:
         handles.append(Line2D([], [], color=GREY, marker="x", markersize=3, linewidth=0.4, label="theory"))
     for criterion in answer["criterion"].values:
         if np.isfinite(answer["threshold"].sel(criterion=criterion)).any():
-            line = "-" if criterion == "rank" or answer.sizes["criterion"] == 1 else "-."
-            name = _CRITERIA[str(criterion)]
-            handles.append(Line2D([], [], color=GREY, linestyle=line, linewidth=0.8, label=name))
+            dash, name = _threshold_dash(answer, criterion), _CRITERIA[str(criterion)]
+            handles.append(Line2D([], [], color=GREY, linestyle=dash, linewidth=0.8, label=name))
     return handles
 
 

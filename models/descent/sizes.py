@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, get_args
 
 Axis = Literal["width", "epochs", "samples", "noise"]
@@ -23,13 +24,13 @@ def check_plan(axis: str, sizes: tuple[int, ...], noises: tuple[float, ...], see
     """Refuse what has no curve.
 
     Raises:
-        ValueError: If there are fewer than 3 sizes, they do not rise from 1, levels are not in [0, 1), not rising or, on
-            the axis noise, fewer than 3, or seeds are missing or repeat.
+        ValueError: If there are fewer than 3 sizes or they do not rise from 1, levels are not in [0, 1), do not rise
+            or, on the axis noise, are fewer than 3, or seeds are missing or repeat.
     """
     what = {"width": "widths", "noise": "widths", "samples": "numbers of examples", "epochs": "epochs"}[axis]
     if len(sizes) < 3:
         raise ValueError(f"a peak needs {what} on both sides, at least 3 in all, got {len(sizes)}; give more of them")
-    if sizes[0] < 1 or any(after <= before for before, after in zip(sizes, sizes[1:], strict=False)):
+    if sizes[0] < 1 or any(after <= before for before, after in pairwise(sizes)):
         raise ValueError(f"{what} must rise from at least 1, got {', '.join(map(str, sizes))}")
     check_noises(noises)
     if axis == "noise" and len(noises) < 3:

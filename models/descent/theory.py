@@ -1,4 +1,4 @@
-"""Exact and asymptotic risks of linear least squares on Gaussian data: the curves that double descent is measured on."""
+"""Exact and asymptotic risks of linear least squares on Gaussian data, which measured curves are held against."""
 
 from __future__ import annotations
 

@@ -36,8 +36,9 @@ class Ensemble:
     """Average the predictions of several networks, snapshots, draws or views on the test split.
 
     Attributes:
-        members: Who predicts: runs, the weights that each run kept; snapshots, where the rate of
-            its cycles (cosine-restarts, swa, fge, triangular) was lowest, or snapshots:last=N; dropout:N, as many draws of a network with dropout (dropout:N,seed=1).
+        members: Who predicts: runs, the weights that each run kept; snapshots, where the rate of a run's cycles
+            (cosine-restarts, swa, fge, triangular) was lowest, or snapshots:last=N; dropout:N, as many draws of a
+            network with dropout (dropout:N,seed=1).
         views: What each looks at: plain, or crops (crops:scales=1/1.143,places=center,flips=yes), four corners and the
             center of the inputs at each scale, mirrored too with flips.
         average: What is averaged: probabilities, or logits, their normalized geometric mean.

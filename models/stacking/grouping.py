@@ -37,6 +37,7 @@ _OBSTACLES: tuple[tuple[Callable[[RunConfig], bool], str], ...] = (
     (lambda c: c.average != "none", "average {average!r} is not kept in a stack"),
     (lambda c: c.probes != "none", "probes {probes!r} ask about one run while it trains"),
     (lambda c: c.logger != "none", "logger {logger!r} writes of one run"),
+    (lambda c: c.fork_step is not None, "its order of examples forks"),
     (lambda c: c.epochs == 0, "there is nothing to train in 0 epochs"),
 )
 

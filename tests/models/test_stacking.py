@@ -145,6 +145,7 @@ def test_each_field_that_may_differ_leaves_runs_in_one_stack_and_any_other_parts
         ({"average": "ema:0.9"}, "average 'ema:.*' is not kept"),
         ({"probes": "trace:every=5"}, "probes 'trace:every=5' ask about one run"),
         ({"logger": "csv"}, "logger 'csv' writes of one run"),
+        ({"fork_step": 3}, "order of examples forks"),
         ({"epochs": 0}, "nothing to train"),
     ],
     ids=str,

@@ -19,6 +19,7 @@ from landscape.text import clean
 Array = NDArray[np.float64]
 MARKS = {"diverged": "×", "failed": "!", "missing": "?"}
 """What stands where no run of a cell finished; the first that occurs."""
+_MOST_SPREAD = 100  # largest over smallest seed of a cell
 _LABELS = {"lr": "learning rate", "init": "initialization", "augment": "augmentation", "sam": "SAM radius"}
 
 
@@ -129,6 +130,12 @@ def metric_values(sweep: xr.Dataset, metric: str) -> xr.DataArray:
 def is_share(metric: str) -> bool:
     """Whether a metric goes from 0 to 1 and is drawn in percent."""
     return metric.endswith(("error", "accuracy"))
+
+
+def fitting_center(values: xr.DataArray) -> str:
+    """Name what stands for the seeds of a cell: their mean, or their median where one seed would decide the mean."""
+    low, high = values.min("seed"), values.max("seed")
+    return "median" if bool(((low > 0) & (high > _MOST_SPREAD * low)).any()) else "mean"
 
 
 def metric_label(sweep: xr.Dataset, metric: str) -> str:

@@ -20,6 +20,7 @@ from landscape.figures.sweeps.factors import (
     averaged,
     chosen_factor,
     factors_of,
+    fitting_center,
     metric_label,
     metric_values,
     put_levels,
@@ -30,12 +31,12 @@ from landscape.intervals import CONFIDENCE
 
 _MOST_PANELS = 8
 _MARKERS = "osD^vPX*"
-CENTERS = ("mean", "median")
+CENTERS = ("auto", "mean", "median")
 
 
 @styled
 def factor_curves(
-    sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = None, center: str = "mean"
+    sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = None, center: str = "auto"
 ) -> Figure:
     """A metric over a factor, a second factor as colour, a third as panels; further ones are averaged over.
 
@@ -43,7 +44,8 @@ def factor_curves(
         sweep: What `open_sweep` returns.
         metric: A variable of it, or test_error where there is test_accuracy.
         x: The factor along the axis; the numeric one with the most levels if None.
-        center: ``mean`` with Student's 95% interval over seeds, or ``median`` with the quartiles.
+        center: ``mean`` with Student's 95% interval over seeds, ``median`` with the quartiles, or ``auto``: the median
+            where the seeds of a cell differ by a factor of more than 100.
 
     Raises:
         ValueError: If nothing was swept, or a name or word is not known.
@@ -52,6 +54,7 @@ def factor_curves(
         raise ValueError(f"center must be one of {', '.join(CENTERS)}, got {center!r}")
     along, colour, panel_factors = _roles(sweep, x)
     values, hidden = averaged(metric_values(sweep, metric), [*panel_factors, colour, along])
+    center = fitting_center(values) if center == "auto" else center
     marks = statuses(sweep, [*panel_factors, colour, along])
     low, middle, high = _band(values, center)
     figure, panels = _new_panels(panel_factors)
@@ -74,7 +77,9 @@ def factor_curves(
 
 @styled
 def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
-    """A curve over epochs for each level of a factor, mean and 95% band over seeds, in panels over a second factor.
+    """A curve over epochs for each level of a factor, mean and 95% band over seeds, in panels over further factors.
+
+    Where the seeds of a cell differ by a factor of more than 100 it is the median and the quartiles.
 
     Args:
         sweep: What `open_sweep` returns.
@@ -90,7 +95,8 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
     colour = factors[0] if factors else None
     panel_factors = _fitting(factors[1:])
     values, hidden = averaged(values, [*panel_factors, colour])
-    low, middle, high = _band(values, "mean")
+    center = fitting_center(values)
+    low, middle, high = _band(values, center)
     figure, panels = _new_panels(panel_factors)
     epochs = np.arange(1, values.sizes["epoch"] + 1)  # measured after each
     for at, panel in zip(_positions(panel_factors), panels, strict=True):
@@ -104,7 +110,7 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
         panel.xaxis.set_major_locator(round_ticks(5, integer=True))
     _finish(panels, _columns(panel_factors), middle.values, metric_label(sweep, metric))
     _legend(figure, panels[0], colour, has_markers=False)
-    _notes(figure, sweep, hidden, "mean", colour)
+    _notes(figure, sweep, hidden, center, colour)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Networks over sizes: what the arms choose and from which split, and that runs are normal ones and never made twice."""
+"""Networks over sizes: what the arms choose and from which split, and that no run is made twice."""
 
 from __future__ import annotations
 
