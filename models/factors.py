@@ -18,7 +18,6 @@ from models.data import TASKS
 from models.data.standardization import STANDARDIZATIONS
 from models.initialization import INITIALIZATIONS
 from models.initialization_steps import STEPS
-from models.merging import SOUPS
 from models.normalization import NORMS
 from models.optimizers import OPTIMIZERS
 from models.registry import Registry
@@ -40,12 +39,11 @@ REGISTRIES = (
     AUGMENTATIONS,
     STANDARDIZATIONS,
     AVERAGES,
-    SOUPS,
     TASKS,
     ANCHORS,
     TOYS,
 )
-"""A new kind of choice is added here; soups and toys are no part of a run."""
+"""A new kind of choice is added here; toys are what optimizers race over, not a part of a run."""
 
 _SOURCE = re.compile(r" ?\(([^()]*\b(?:18|19|20)\d\d\b[^()]*)\)")
 _OPENING = """\

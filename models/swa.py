@@ -135,7 +135,7 @@ class AveragingStudy:
     @property
     def name(self) -> str:
         """What the answer is called, by everything it depends on."""
-        text = json.dumps(self.fields, sort_keys=True)
+        text = json.dumps({**self.fields, "config": self.config.hash}, sort_keys=True)
         return f"swa-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property

@@ -93,7 +93,7 @@ def test_all_pairs_are_grouped_by_the_factors_that_differ(runs, tmp_path):
     assert set(draw(answer, "barrier-matrix-1")) == {"barriers"}
 
 
-def test_pairs_are_resumed_and_the_same_in_processes(runs, tmp_path):
+def test_an_interrupted_matrix_goes_on(runs, tmp_path):
     probe, objective = matrix_of(list(runs.values()), False, None, {"points": 3})
     whole = ask(probe, objective, Store(tmp_path / "whole"))
 
@@ -108,10 +108,17 @@ def test_pairs_are_resumed_and_the_same_in_processes(runs, tmp_path):
     assert seen[0] == 1 and found.equals(whole)
 
 
+@pytest.mark.slow
+def test_pairs_are_the_same_in_processes(runs, tmp_path):
+    probe, objective = matrix_of(list(runs.values()), True, None, {"points": 3})
+    one, two = (ask(probe, objective, Store(tmp_path / e), executor=e) for e in ("serial", "processes"))
+    assert one.equals(two)
+
+
 def test_runs_that_no_path_joins_are_refused(runs, tmp_path):
     with pytest.raises(ValueError, match="is named twice"):
         path_between([runs["a0"], runs["a0"]], False, None, LINE)
-    with pytest.raises(ValueError, match="needs two different runs, got 1"):
+    with pytest.raises(ValueError, match="needs two different finished runs, got 1"):
         matrix_of([runs["a0"]], False, None, {})
     train(replace(TINY, data_seed=1), tmp_path / "data")
     with pytest.raises(ValueError, match=r"different data \(seed 0 and 1\)"):

@@ -39,10 +39,10 @@ AVERAGED = {"swa": "swa:start=0.5", "lawa": "lawa:3", "ema": "ema:0.7,start=1", 
 OTHERS = {
     "seed1": replace(TINY, seed=1),
     "weak": replace(TINY, seed=2, lr=1e-4),
-    "wider": replace(TINY, width=9),
-    "elsewhere": replace(TINY, data_seed=1),
+    "wider": replace(TINY, width=9, epochs=1),
+    "elsewhere": replace(TINY, data_seed=1, epochs=1),
     "sparse": replace(TINY, snapshots="epochs:2"),
-    "unheld": replace(TINY, val_fraction=0.0),
+    "unheld": replace(TINY, val_fraction=0.0, epochs=1),
     "stopped": replace(TINY, epochs=0),
     "fge": replace(TINY, schedule="fge:tail=0.5,cycles=1"),
 }
