@@ -55,6 +55,11 @@ def rows(out: Path) -> set[str]:
     return set(Journal(out / "sweep.journal").records())
 
 
+def in_training(out: Path) -> list[str]:
+    """Runs, or the first of stacks, that have saved a whole epoch and are not finished."""
+    return [path.parent.name for name in ("resume", "stack") for path in out.glob(f"*/{name}.safetensors")]
+
+
 def killed(out: Path, *options: str) -> None:
     """A driver that is killed -9 once it has kept a row, and its processes have ended."""
     with start(*SWEEP, "--out", out, *options) as process:
@@ -77,7 +82,7 @@ def test_a_driver_that_is_killed_goes_on_and_trains_nothing_twice(tmp_path, whol
 
 def test_a_signal_ends_a_sweep_and_says_how_to_go_on(tmp_path):
     process = start(*SWEEP, "--epochs", "2000", "--out", tmp_path, "--executor", "processes:2")
-    while process.poll() is None and not list(tmp_path.glob("*/resume.safetensors")):
+    while process.poll() is None and not in_training(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -94,10 +99,6 @@ def local():
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **LOOPBACK) as local:
         local.wait_for_workers(2)
         yield local
-
-
-def in_training(out: Path) -> list[str]:
-    return [path.parent.name for path in out.glob("*/resume.safetensors")]
 
 
 def test_a_worker_that_is_killed_in_mid_run_is_replaced(tmp_path, local, whole, stack):

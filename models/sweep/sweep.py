@@ -141,9 +141,10 @@ class Sweep:
                 rows = _Rows(journal, counts, progress, watch)
                 rows.tell()
                 for pause in _PAUSES:
-                    time.sleep(pause if tasks else 0)
-                    self._settle(store, tasks, rows, engine)
-                    tasks, _ = self.left(store.path)
+                    if tasks and not isinstance(engine, str):
+                        time.sleep(pause)
+                        self._settle(store, tasks, rows, engine)
+                        tasks, _ = self.left(store.path)
             answer = open_sweep(out)
             store.write(self.name, answer)
             for name in store.names(f"{PLAN}-*"):
@@ -182,10 +183,8 @@ class Sweep:
             about = {"question": json.loads(json.dumps(fields, default=str)), "provenance": provenance()}
             store.save_json(PLAN, {**plan, **about})
 
-    def _settle(self, store: Store, tasks: Sequence[Task], rows: _Rows, engine: Executor | str) -> None:
+    def _settle(self, store: Store, tasks: Sequence[Task], rows: _Rows, engine: Executor) -> None:
         """Do what there is to do, and write a row as soon as a run is done."""
-        if not tasks or isinstance(engine, str):
-            return
         job = Job(str(store.path.absolute()), digest_of(store.path), self.probes)
         with working(Work(engine, rows, scratch=store.path)):
             rows.begin(num_workers())
