@@ -9,9 +9,10 @@ import shlex
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -1212,6 +1213,12 @@ MOST_RUNS = 1000  # that are trained without --yes
 @click.option("--out", type=RUN, help="Folder of all runs; of a plan its own `out`, or results/ and its name.")
 @click.option("--dry-run", is_flag=True, help="Show the plan, what is done of it, and what the rest will cost.")
 @click.option("--retry-failed", is_flag=True, help="Try again what has failed.")
+@click.option(
+    "--stack",
+    type=click.Choice(["auto", "never", "always"]),
+    help="Whether runs that differ in seed, init or rates alone are trained together: auto (where that is faster, the "
+    "default), never or always (where it is possible); the same numbers up to rounding. --dry-run tells which.",
+)
 @click.option("--yes", is_flag=True, help=f"Train more than {MOST_RUNS} runs.")
 @click.option(
     "--executor",
@@ -1233,6 +1240,7 @@ def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json
       out = "results/plan"                   # if left out, results/ and the name of the file
       seeds = 8                              # 0 to 7, or a list
       probes = ["spectrum:k=1", "sharpness"]
+      stack = "auto"                         # or never, always
       [fixed]                                # one value a field
       data = "mnist1d"
       model = "mlp"
@@ -1251,7 +1259,7 @@ def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json
     executor, retry_failed = options.pop("executor"), options.pop("retry_failed")
     wanted, folder = read_sweep(plan, out, yes or dry_run, **options)
     if dry_run:
-        value, text = sweep_plan(wanted, folder, retry_failed, executor)
+        value, text = sweep_plan(wanted, folder, retry_failed)
         say(value, text, as_json)
         return
     from landscape.sweep_tables import counts_of, sweep_text, sweep_value
@@ -1260,12 +1268,18 @@ def sweep(plan: Path | None, out: Path | None, dry_run: bool, yes: bool, as_json
     answer = wanted(folder, executor, watch=Display(), retry_failed=retry_failed)
     path = folder / f"{wanted.name}.h5"
     say({"file": str(path), **sweep_value(answer)}, f"{clean(path)}\n{sweep_text(answer)}", as_json)
-    if counts_of(answer)["failed"] or (answer["error"] != "").any():
+    if counts_of(answer)["missing"] or (answer["error"] != "").any():
         raise click.exceptions.Exit(FAILED)
 
 
 def read_sweep(
-    plan: Path | None, out: Path | None, is_sure: bool, seeds: int | None, asked: tuple[str, ...], **texts: str | None
+    plan: Path | None,
+    out: Path | None,
+    is_sure: bool,
+    seeds: int | None,
+    asked: tuple[str, ...],
+    stack: Any,
+    **texts: str | None,
 ) -> tuple[Sweep, Path]:
     """Read a sweep from a file or from options, and its folder."""
     from models.sweep import read_file, read_options
@@ -1285,29 +1299,40 @@ def read_sweep(
             f"that makes {written.num_runs:,} runs; look at them with --dry-run, and give --yes to train them",
             BAD_INPUT,
         )
+    written = replace(written, stack=stack or written.stack)
     folder = out or written.out
     assert folder is not None
     return written.sweep, folder
 
 
-def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool, executor: str) -> tuple[dict[str, Any], str]:
+def sweep_plan(wanted: Sweep, folder: Path, retry_failed: bool) -> tuple[dict[str, Any], str]:
     """Tell what a sweep would do, and what that would cost: for a script, and for a reader."""
     from landscape.sweep_tables import dims_text, duration
     from models.sweep import estimate
 
     left, counts = wanted.left(folder, retry_failed)
     cost = estimate(folder, [config.hash for config in wanted.configs], left)
-    total = cost.seconds * len(left)
-    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": len(left)}
+    total = cost.seconds * (counts.total - counts.done)
+    value = {"dims": wanted.plan.dims, "runs": counts.total, "done": counts.done, "left": counts.total - counts.done}
+    value |= {"stacks": [[config.hash for config in task.configs] for task in left if len(task.configs) > 1]}
     value |= {"probes": wanted.probes, "seconds_of_a_run": cost.seconds, "seconds_left": total, "source": cost.source}
     text = [
-        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {len(left)} left",
+        f"{clean(folder)}: {counts.total} runs, {counts.done} done, {value['left']} left",
         dims_text(wanted.plan.dims),
         *(f"  asked of each: {clean(probe)}" for probe in wanted.probes),
+        *stacks_of(wanted),
         f"  training the rest takes about {duration(total)} on one core, {duration(cost.seconds)} a run, by "
         f"{clean(cost.source)}{'; probes come on top' if wanted.probes else ''}",
     ]
     return value, "\n".join(text)
+
+
+def stacks_of(wanted: Sweep) -> list[str]:
+    """Say which runs of a sweep are trained together, and why others are not."""
+    stacks = [len(batch.configs) for batch in wanted.batches if len(batch.configs) > 1]
+    alone = Counter(batch.reason for batch in wanted.batches if batch.reason)
+    together = [f"  trained together: {sum(stacks)} runs in {len(stacks)} stacks"] if stacks else []
+    return [*together, *(f"  trained alone: {count}, since {clean(reason)}" for reason, count in alone.items())]
 
 
 def show_sweep(folder: Path) -> tuple[dict[str, Any], str]:

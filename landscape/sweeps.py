@@ -198,8 +198,9 @@ def _columns(rows: list[Row], probes: Mapping[str, str], names: list[str]) -> di
         columns[key.partition("/")[2]] = [row.get(key) for row in rows]
     answers = [json.loads(row.get("probes", "{}")) for row in rows]
     for label, written in probes.items():
-        for name in sorted({name for answer in answers for name in answer.get(written, {})}):
-            columns[f"{label}_{name}"] = [answer.get(written, {}).get(name) for answer in answers]
+        asked = [answer.get(written) or {} for answer in answers]
+        for name in sorted({name for numbers in asked for name in numbers}):
+            columns[f"{label}_{name}"] = [numbers.get(name) for numbers in asked]
     return columns
 
 

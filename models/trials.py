@@ -17,6 +17,11 @@ from landscape.execution import Answer, Progress, Work, open_executor, progress_
 from landscape.store import Store, StoreError
 from models.config import RunConfig
 from models.run import train
+from models.stacking import pays, stackable, train_stack
+
+Stack = Literal["auto", "never", "always"]
+STACKS: tuple[Stack, ...] = ("auto", "never", "always")
+MOST_STACKED = 16  # runs of one stack; larger ones gain little more and lose more when they are interrupted
 
 Objective = Literal["best-val-loss", "last-val-loss", "best-val-error", "last-val-error"]
 OBJECTIVES: dict[str, str] = {
@@ -127,6 +132,73 @@ def train_or_record(config: RunConfig, folder: Path) -> None:
         raise
     except Exception as error:
         Store(folder).save_json("failure", {"error": in_one_line(error), "config": config.to_dict()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs that one worker trains: together as a stack, or a single one.
+
+    Attributes:
+        configs: The runs.
+        reason: Why a single one is not stacked.
+    """
+
+    configs: tuple[RunConfig, ...]
+    reason: str = ""
+
+
+def batches(configs: Sequence[RunConfig], stack: Stack = "auto") -> list[Batch]:
+    """Decide which runs are trained together.
+
+    That follows from the runs alone, not from the workers or from what is finished, so that a job which was interrupted
+    goes on to the same bits.
+
+    Args:
+        configs: All runs of a job.
+        stack: auto, where a measurement says that it pays; never; or always, wherever it is possible.
+
+    Raises:
+        ValueError: If `stack` is another word.
+    """
+    if stack not in STACKS:
+        raise ValueError(f"stack must be one of {', '.join(STACKS)}, got {stack!r}")
+    if stack == "never":
+        return [Batch((config,)) for config in configs]
+    found = []
+    for group in stackable(configs):
+        for start in range(0, len(group.configs), MOST_STACKED):
+            part = group.configs[start : start + MOST_STACKED]
+            reason = group.reason or _why_not_together(part, stack)
+            found += [Batch((config,), reason) for config in part] if reason else [Batch(part)]
+    return found
+
+
+def _why_not_together(part: Sequence[RunConfig], stack: Stack) -> str:
+    if len(part) == 1:
+        return "no other run differs from it in seed, initialization or rates alone"
+    if stack == "auto" and not pays(part[0], len(part)):
+        return f"{len(part)} runs of model {part[0].model!r} are not trained faster together"
+    return ""
+
+
+def train_batch(configs: Sequence[RunConfig], out: Path) -> None:
+    """Train what is not done of runs that belong together; one by one if they cannot be trained as a stack after all.
+
+    Raises:
+        StoreError: If a run cannot be written, or another process is at work on it.
+    """
+    left = [config for config in configs if not is_done(out / config.hash)]
+    if len(left) > 1:
+        try:
+            train_stack(left, [out / config.hash for config in left])
+        except StoreError:
+            raise
+        except Exception:  # what is wrong belongs to single runs, each of which says so itself
+            left = [config for config in left if not is_done(out / config.hash)]
+        else:
+            return
+    for config in left:
+        train_or_record(config, out / config.hash)
 
 
 def in_one_line(error: Exception) -> str:

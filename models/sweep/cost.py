@@ -45,7 +45,7 @@ def estimate(store_path: Path, names: Sequence[str], left: Sequence[Task]) -> Es
     known = [rows[name]["wall_seconds"] for name in names if "wall_seconds" in rows.get(name, {})]
     if known:
         return Estimate(float(np.mean(known)), f"the mean of {len(known)} finished runs")
-    return _pilot([task.config for task in left])
+    return _pilot([config for task in left for config in task.configs])
 
 
 def _pilot(configs: Sequence[RunConfig]) -> Estimate:

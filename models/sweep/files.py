@@ -14,8 +14,9 @@ from models.registry import unknown
 from models.space import Choices, Range, Space, read_dimension
 from models.sweep.plan import num_runs, require_seeds
 from models.sweep.sweep import Sweep
+from models.trials import Stack
 
-KEYS = ("out", "seeds", "probes", "fixed", "sweep", "runs")
+KEYS = ("out", "seeds", "probes", "stack", "fixed", "sweep", "runs")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Written:
         space: As for `Sweep`.
         probes: As for `Sweep`.
         runs: As for `Sweep`.
+        stack: As for `Sweep`.
         out: Its folder, if it has one.
     """
 
     space: Space
     probes: tuple[str, ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
+    stack: Stack = "auto"
     out: Path | None = None
 
     @property
@@ -46,7 +49,7 @@ class Written:
         Raises:
             ValueError: As `Sweep` does.
         """
-        return Sweep(self.space, self.probes, self.runs)
+        return Sweep(self.space, self.probes, self.runs, self.stack)
 
 
 def read_options(texts: Mapping[str, str], seeds: int | None = None, probes: Sequence[str] = ()) -> Written:
@@ -70,9 +73,10 @@ def read_file(path: str | Path, probes: Sequence[str] = ()) -> Written:
     """Read a sweep from a TOML file.
 
     Args:
-        path: A file with the keys `seeds` (a number N, for 0 to N - 1, or a list), `probes` (a list), `out` (a
-            folder), and the tables `[fixed]` (one value by field), `[sweep]` (values by field, a list or text such as
-            "1e-4..1e-1/4") and `[[runs]]` (fields of single runs, each crossed with the others). All may be left out.
+        path: A file with the keys `seeds` (a number N, for 0 to N - 1, or a list), `probes` (a list), `stack` (auto,
+            never or always), `out` (a folder), and the tables `[fixed]` (one value by field), `[sweep]` (values by
+            field, a list or text such as "1e-4..1e-1/4") and `[[runs]]` (fields of single runs, each crossed with the
+            others). All may be left out.
         probes: What else is asked of each run.
 
     Returns:
@@ -94,7 +98,7 @@ def read_file(path: str | Path, probes: Sequence[str] = ()) -> Written:
         runs = tuple(_fixed(run) for run in content.get("runs", ()))
         asked = tuple(map(str, content.get("probes", ())))
         out = Path(content.get("out", Path("results") / path.stem))
-        return Written(_space(content), asked + tuple(probes), runs, out)
+        return Written(_space(content), asked + tuple(probes), runs, content.get("stack", "auto"), out)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -102,6 +106,7 @@ def read_file(path: str | Path, probes: Sequence[str] = ()) -> Written:
 _KINDS: dict[str, tuple[type, str]] = {
     "out": (str, "text"),
     "probes": (list, "a list"),
+    "stack": (str, "text"),
     "fixed": (dict, "a table"),
     "sweep": (dict, "a table"),
     "runs": (list, "a list of tables"),

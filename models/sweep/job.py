@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from landscape.sweeps import FAILURE, PLAN, Row, read_run
 from models.config import RunConfig
 from models.opened import Run, open_run
 from models.planes import objective_and_probe
-from models.trials import in_one_line, is_done, train_or_record
+from models.trials import in_one_line, is_done, train_batch
 from models.watching import read_probe
 
 _SHORT = 10  # numbers of a row that get a variable each
@@ -44,23 +44,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Task:
-    """One run, and what the journal knows of it.
+    """Runs that are trained by one worker, and what the journal knows of them.
 
     Attributes:
-        config: The run.
-        wall_seconds: What its training took before now; None if that is not known.
-        retry: Whether to train it again although it has failed.
+        configs: The runs; several are trained together as a stack.
+        wall_seconds: What the training of each took, by its name, as far as that is known.
+        retry: The names of those that are trained again although they have failed.
     """
 
-    config: RunConfig
-    wall_seconds: float | None = None
-    retry: bool = False
+    configs: tuple[RunConfig, ...]
+    wall_seconds: Mapping[str, float] = field(default_factory=dict)
+    retry: frozenset[str] = frozenset()
 
 
 def settle(job: Job, task: Task) -> Row:
-    """Train a run unless it is done, ask what has not been asked, and return its row of the journal.
+    """Train runs unless they are done, ask what has not been asked, and return their rows of the journal.
 
-    What goes wrong with this run alone is a part of the row, so that the others go on.
+    What goes wrong with one run is a part of its row, so that the others go on.
+
+    Returns:
+        The values of all rows, each under the name of its run, a slash and its own name.
 
     Raises:
         RuntimeError: If this process sees another folder than the one that asks.
@@ -68,24 +71,57 @@ def settle(job: Job, task: Task) -> Row:
         UnwritableError: If the operating system refuses to write.
     """
     _require_same_folder(job)
-    folder = Path(job.out) / task.config.hash
-    row: Row = {} if task.wall_seconds is None else {"wall_seconds": task.wall_seconds}
+    out, seconds, locked = Path(job.out), dict(task.wall_seconds), ""
+    for name in task.retry:
+        (out / name / f"{FAILURE}.json").unlink(missing_ok=True)
+    left = [config.hash for config in task.configs if not _is_done(out / config.hash)]
+    started = time.monotonic()
     try:
-        if task.retry:
-            (folder / f"{FAILURE}.json").unlink(missing_ok=True)
-        if not is_done(folder):
-            started = time.monotonic()
-            train_or_record(task.config, folder)
-            row["wall_seconds"] = time.monotonic() - started
+        if left:
+            train_batch(task.configs, out)
+    except LockedError as error:
+        locked = str(error)
+    except (DiskFullError, UnwritableError):
+        raise
+    except StoreError:  # a damaged file, which is named when the run is read
+        pass
+    seconds |= dict.fromkeys(left, (time.monotonic() - started) / max(1, len(left)))
+    rows = {config.hash: _row(job, out / config.hash, locked) for config in task.configs}
+    for name in seconds:
+        rows[name]["wall_seconds"] = seconds[name]
+    return {f"{run}/{name}": value for run, row in rows.items() for name, value in row.items()}
+
+
+def unpacked(packed: Row) -> dict[str, Row]:
+    """Take apart the rows that `settle` returns."""
+    rows: dict[str, Row] = {}
+    for key, value in packed.items():
+        run, _, name = key.partition("/")
+        rows.setdefault(run, {})[name] = value
+    return rows
+
+
+def _is_done(folder: Path) -> bool:
+    try:
+        return is_done(folder)
+    except StoreError:
+        return False
+
+
+def _row(job: Job, folder: Path, locked: str) -> Row:
+    """Ask of one run what has not been asked, and read what became of it."""
+    try:
         answers, error = _answers(job, folder)
-    except LockedError as locked:
-        return {"status": "missing", "error": str(locked), "files": ""}
+    except LockedError as other:
+        return {"status": "missing", "error": str(other), "files": ""}
     except (DiskFullError, UnwritableError):
         raise
     except StoreError as damaged:
         answers, error = {}, in_one_line(damaged)
-    found = read_run(folder)
-    return {**row, **found, "error": found["error"] or error, "probes": json.dumps(answers)}
+    row = read_run(folder)
+    if row["status"] == "missing":
+        return {**row, "error": locked or error}
+    return {**row, "error": row["error"] or error, "probes": json.dumps({**dict.fromkeys(job.probes), **answers})}
 
 
 def _require_same_folder(job: Job) -> None:
@@ -108,7 +144,7 @@ def digest_of(out: Path) -> str:
 def _answers(job: Job, folder: Path) -> tuple[dict[str, dict[str, float]], str]:
     """Ask every probe of a finished run; what one of them raises is returned, and the others go on."""
     if not job.probes or read_run(folder)["status"] != "finished":
-        return {text: {} for text in job.probes}, ""
+        return {}, ""
     answers: dict[str, dict[str, float]] = {}
     errors = []
     run = open_run(folder)

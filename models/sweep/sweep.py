@@ -24,9 +24,12 @@ from landscape.sweeps import PLAN, SCHEMA_VERSION, Row, is_current, open_sweep
 from models.config import RunConfig
 from models.data import load_data
 from models.space import Space
-from models.sweep.job import Job, Task, digest_of, is_failed, settle
+from models.sweep.job import Job, Task, digest_of, is_failed, settle, unpacked
 from models.sweep.plan import Plan, make_plan
+from models.trials import Batch, Stack, batches
 from models.watching import read_probe
+
+_PAUSES = (0.0, 2.0, 10.0, 30.0)  # seconds before runs that another process held are tried again, and again
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Sweep:
             unless it says so.
         probes: What is asked of each finished run, as in "spectrum:k=1".
         runs: Further fields that are chosen together, one mapping a run; each is crossed with the space.
+        stack: Whether runs that differ in seed, initialization or rates alone are trained together: auto, where a
+            measurement says that it pays; never; or always, wherever it is possible. What a run becomes is the same up
+            to rounding.
     """
 
     space: Space
     probes: tuple[str, ...] = ()
     runs: tuple[Mapping[str, Any], ...] = ()
+    stack: Stack = "auto"
 
     def __post_init__(self) -> None:
         """Build every run and probe, so that nothing is trained of a sweep that cannot end well.
@@ -57,12 +64,17 @@ class Sweep:
         for text, probe in zip(self.probes, asked, strict=True):
             if asked.count(probe) > 1:
                 raise ValueError(f"probe {text!r} is there twice; ask it once")
-        _ = self.plan
+        _ = self.batches
 
     @cached_property
     def plan(self) -> Plan:
         """The runs by their cells."""
         return make_plan(self.space, self.runs)
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The runs that are trained by one worker each, several of them together."""
+        return batches(self.configs, self.stack)
 
     @property
     def configs(self) -> list[RunConfig]:
@@ -124,7 +136,15 @@ class Sweep:
         with store.lock(), store.journal(PLAN) as journal:
             self.save_plan(store)
             tasks, counts = self.left(store.path, retry_failed)
-            self._settle(store, journal, tasks, counts, executor, progress, watch)
+            opened = open_executor(executor) if isinstance(executor, str) and tasks else nullcontext(executor)
+            with opened as engine:
+                rows = _Rows(journal, counts, progress, watch)
+                rows.tell()
+                for pause in _PAUSES:
+                    if tasks and not isinstance(engine, str):
+                        time.sleep(pause)
+                        self._settle(store, tasks, rows, engine)
+                        tasks, _ = self.left(store.path)
             answer = open_sweep(out)
             store.write(self.name, answer)
             for name in store.names(f"{PLAN}-*"):
@@ -136,13 +156,14 @@ class Sweep:
         """List what there is to do in a folder, which need not exist, and count what is done."""
         rows = Store(out, create=False).journal(PLAN).records() if out.is_dir() else {}
         tasks, counts = [], Counts(total=len(self.plan.runs))
-        for config in self.configs:
-            row = rows.get(config.hash, {})
-            retry = retry_failed and is_failed(row)
-            if is_current(out / config.hash, row) and self._has_asked(row) and not retry:
-                counts.states[row["status"]] += 1
-            else:
-                tasks.append(Task(config, row.get("wall_seconds"), retry))
+        for batch in self.batches:
+            known = {config.hash: rows.get(config.hash, {}) for config in batch.configs}
+            again = frozenset(name for name, row in known.items() if retry_failed and is_failed(row))
+            done = {name for name, row in known.items() if is_current(out / name, row) and self._has_asked(row)} - again
+            counts.states.update(known[name]["status"] for name in done)
+            left = tuple(config for config in batch.configs if config.hash not in done)
+            seconds = {c.hash: known[c.hash]["wall_seconds"] for c in left if "wall_seconds" in known[c.hash]}
+            tasks += [Task(left, seconds, again)] if left else []
         return tasks, counts
 
     def _has_asked(self, row: Row) -> bool:
@@ -162,26 +183,11 @@ class Sweep:
             about = {"question": json.loads(json.dumps(fields, default=str)), "provenance": provenance()}
             store.save_json(PLAN, {**plan, **about})
 
-    def _settle(
-        self,
-        store: Store,
-        journal: Journal,
-        tasks: Sequence[Task],
-        counts: Counts,
-        executor: str | Executor,
-        progress: Progress | None,
-        watch: Callable[[Counts], None] | None,
-    ) -> None:
+    def _settle(self, store: Store, tasks: Sequence[Task], rows: _Rows, engine: Executor) -> None:
         """Do what there is to do, and write a row as soon as a run is done."""
-        kept = _Rows(journal, tasks, counts, progress, watch)
-        kept.tell()
-        if not tasks:
-            return
         job = Job(str(store.path.absolute()), digest_of(store.path), self.probes)
-        opened = open_executor(executor) if isinstance(executor, str) else nullcontext(executor)
-        with opened as engine, working(Work(engine, kept, scratch=store.path)):
-            counts.workers = num_workers()
-            kept.tell()
+        with working(Work(engine, rows, scratch=store.path)):
+            rows.begin(num_workers())
             resumable_map(settle, job, tasks, stage="runs")
 
 
@@ -227,14 +233,19 @@ class _Rows:
     def __init__(
         self,
         journal: Journal,
-        tasks: Sequence[Task],
         counts: Counts,
         progress: Progress | None,
         watch: Callable[[Counts], None] | None,
     ) -> None:
-        self._journal, self._tasks, self._counts = journal, tasks, counts
+        self._journal, self._counts = journal, counts
         self._progress, self._watch = progress, watch
         counts.begun = counts.done
+
+    def begin(self, workers: int) -> None:
+        """Begin to train what is left, also what another process held before."""
+        self._counts.workers = workers
+        self._counts.states.pop("missing", None)
+        self.tell()
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Nothing that the tasks ask for is known: what is done is no task."""
@@ -242,10 +253,11 @@ class _Rows:
 
     def append(self, key: str, row: dict[str, Any], sync: bool = True) -> None:
         """Keep a row."""
-        task = self._tasks[int(key.rpartition("/")[2])]
-        self._counts.states[row["status"]] += 1
-        if row["status"] != "missing":
-            self._journal.append(task.config.hash, row, sync)
+        rows = unpacked(row)
+        for number, (name, values) in enumerate(rows.items(), 1):
+            self._counts.states[values["status"]] += 1
+            if values["status"] != "missing":
+                self._journal.append(name, values, sync and number == len(rows))
         self.tell()
 
     def tell(self) -> None:

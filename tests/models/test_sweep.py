@@ -255,7 +255,7 @@ def test_nothing_is_done_twice(swept):
 
 def test_the_folders_decide_what_there_is(tmp_path):
     """Removed runs are missing and trained again; runs trained by hand belong to the sweep; more seeds go on."""
-    out, two = tmp_path / "sweep", Sweep(space(seed="0,1"))
+    out, two = tmp_path / "sweep", Sweep(space(seed="0,1"), stack="never")
     whole = two(out, "serial")
     names = whole["run"].values.tolist()
     shutil.rmtree(out / names[0])
@@ -263,7 +263,7 @@ def test_the_folders_decide_what_there_is(tmp_path):
     assert gone["status"].values.tolist() == ["missing", "finished"] and gone["run"].values[0] == ""
     assert np.isnan(gone["test_loss"].values[0])
     assert values(two(out, "serial")).equals(values(whole))
-    four = Sweep(space(seed="0,1,2,3"))
+    four = Sweep(space(seed="0,1,2,3"), stack="never")
     train(four.configs[2], out / four.configs[2].hash)
     time_by_hand = (out / four.configs[2].hash / "weights.safetensors").stat().st_mtime_ns
     counts = []
@@ -278,7 +278,7 @@ def test_the_folders_decide_what_there_is(tmp_path):
 
 
 def test_what_has_failed_is_tried_again_only_if_asked(tmp_path):
-    broken = Sweep(space(seed="0,1"), (f"{NORM}:broken=yes",))
+    broken = Sweep(space(seed="0,1"), (f"{NORM}:broken=yes",), stack="never")
     first = broken(tmp_path, "serial")
     assert (first["error"] == f"probe {NORM}:broken=yes: KeyError: 'nothing here'").all()
     assert (first["status"] == "finished").all()
@@ -298,12 +298,48 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path, monkeypatch):
     def locked(config, folder):
         raise LockedError("process 1 works here")
 
-    sweep = Sweep(space(seed="0,1"))
-    Store(tmp_path)
-    sweep.save_plan(Store(tmp_path))
-    monkeypatch.setattr("models.sweep.job.train_or_record", locked)
-    answer = sweep(tmp_path, "serial")
+    sweep = Sweep(space(seed="0,1"), stack="never")
+    with monkeypatch.context() as held:
+        held.setattr("models.trials.train_or_record", locked)
+        held.setattr("models.sweep.sweep._PAUSES", (0, 0))
+        answer = sweep(tmp_path, "serial")
     assert (answer["status"] == "missing").all() and len(sweep.left(tmp_path)[0]) == 2
+    monkeypatch.setattr("models.sweep.sweep._PAUSES", (0, 0.5))
+    with monkeypatch.context() as held:
+        held.setattr("models.trials.train_or_record", locked)
+        assert (sweep(tmp_path, "serial", watch=lambda counts: counts.states["missing"] and held.undo()) == "finished")[
+            "status"
+        ].all()
+
+
+def test_runs_are_stacked_where_it_pays_and_alone_where_they_cannot_be(tmp_path):
+    mixed = space(seed="0,1", sam="0,0.1")
+    together, alone = Sweep(mixed, (NORM,), stack="always"), Sweep(mixed, (NORM,), stack="never")
+    assert sorted(len(batch.configs) for batch in together.batches) == [1, 1, 2]
+    assert {batch.reason for batch in together.batches if len(batch.configs) == 1} == {
+        "sam takes a second gradient at a point of its own"
+    }
+    assert [len(batch.configs) for batch in alone.batches] == [1] * 4
+    stacked, single = together(tmp_path / "stacked", "serial"), alone(tmp_path / "single", "serial")
+    for name in ("test_loss", "train_loss", "norm_norm"):
+        assert stacked[name].values == pytest.approx(single[name].values, rel=1e-4), name
+    assert not stacked["test_loss"].equals(single["test_loss"])  # but for rounding, as the stack was one
+    assert stacked["run"].equals(single["run"]) and (stacked["wall_seconds"] > 0).all()
+    of_one = Sweep(space(model="mlp,cnn", norm="none", seed="0,1"))
+    assert any("are not trained faster together" in batch.reason for batch in of_one.batches)
+    alone_by_seed = Sweep(space(batch_size="16,32"), stack="always").batches
+    assert alone_by_seed[0].reason.startswith("no other run differs")
+    with pytest.raises(ValueError, match="stack must be one of auto, never, always"):
+        Sweep(mixed, stack="sometimes")
+
+
+def test_a_stack_that_fails_is_trained_one_by_one(tmp_path, monkeypatch):
+    def broken(configs, folders):
+        raise RuntimeError("no memory for all of them")
+
+    monkeypatch.setattr("models.trials.train_stack", broken)
+    answer = Sweep(space(seed="0,1"), stack="always")(tmp_path, "serial")
+    assert (answer["status"] == "finished").all()
 
 
 def test_a_damaged_run_is_named(tmp_path):
@@ -338,7 +374,7 @@ def test_a_worker_that_sees_another_folder_is_refused(tmp_path):
     sweep.save_plan(Store(tmp_path / "here"))
     job = Job(str(tmp_path / "there"), digest_of(tmp_path / "here"), ())
     with pytest.raises(RuntimeError, match="a worker does not see the sweep in"):
-        settle(job, Task(sweep.configs[0]))
+        settle(job, Task((sweep.configs[0],)))
 
 
 # --- how far, how long -------------------------------------------------------------------------------------
@@ -375,7 +411,7 @@ def test_costs_come_from_finished_runs_or_a_pilot(tmp_path, swept):
     pilot = estimate(tmp_path / "none", [c.hash for c in new.configs], new.left(tmp_path / "none")[0])
     assert 0 < pilot.seconds < 60 and "pilot of one epoch of 2 runs" in pilot.source
     bad = Sweep(space(norm="batch,layer", batch_size="63"))
-    tasks = [task for task in bad.left(tmp_path)[0] if task.config.norm == "batch"]
+    tasks = [task for task in bad.left(tmp_path)[0] if task.configs[0].norm == "batch"]
     assert "no pilot run could be trained (ValueError" in estimate(tmp_path, [], tasks).source
     assert estimate(tmp_path, [], []).seconds == 0
 
