@@ -1341,7 +1341,7 @@ measuring_options = [
 ]
 
 
-@cli.command()
+@cli.command("path")
 @click.argument("a", type=RUN)
 @click.argument("b", type=RUN)
 @click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
@@ -1351,7 +1351,7 @@ measuring_options = [
 @with_options(align_options)
 @click.option("--out", type=RUN, help="Folder of the answer; that of A if left out.")
 @with_options(measuring_options)
-def path(
+def path_from_a_to_b(
     a: Path,
     b: Path,
     align: bool,
@@ -1362,19 +1362,95 @@ def path(
     **values: Any,
 ) -> None:
     """Loss and error on the way from run A to run B, BatchNorm recalibrated at each point, and the barrier."""
+    import torch
+
     from landscape.measure import answer_name, ask
     from landscape.paths.rows import path_rows
     from models.joining import path_between, stored_metrics
     from models.opened import open_run
 
+    torch.set_num_threads(1)  # more are slower on small networks, and move the last bits
     settings = {name: values.pop(name) for name in ("kind", "points", "reach", "refine")}
-    probe, objective = path_between([a, b], align, permutations, settings, **given(values))
+    probe, objective = path_between([a, b], align, permutations, settings, **chosen_options(values))
     store = new_store(out or a)
     with progress_bar(a.name) as progress:
         answer = ask(probe, objective, store, executor, progress)
     rows = path_rows(answer, [stored_metrics(open_run(run)) for run in (a, b)] if values["data"] is None else ())
-    file = store.path / f"{answer_name(probe, objective)}.h5"
-    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
+    tell_drawn(store, answer_name(probe, objective), answer, rows, as_json)
+
+
+@cli.command()
+@runs_argument
+@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
+@click.option("--points", default=11, help="Places on each path.")
+@with_options(align_options)
+@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
+@with_options(measuring_options)
+def barriers(
+    runs: tuple[Path, ...],
+    align: bool,
+    permutations: Path | None,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
+    import torch
+
+    from landscape.measure import answer_name, ask
+    from landscape.paths.rows import group_rows
+    from models.joining import matrix_of
+
+    torch.set_num_threads(1)  # more are slower on small networks, and move the last bits
+    settings = {name: values.pop(name) for name in ("kind", "points")}
+    probe, objective = matrix_of(runs, align, permutations, settings, **chosen_options(values))
+    store = new_store(out)
+    with progress_bar(out.name) as progress:
+        answer = ask(probe, objective, store, executor, progress)
+    tell_drawn(store, answer_name(probe, objective), answer, group_rows(answer), as_json)
+
+
+@cli.command(cls=ConfigCommand)
+@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
+@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
+@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
+@click.option("--points", default=25, help="Places on the line between two ends.")
+@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
+@executor_option
+@json_option
+def fork(
+    steps: tuple[int, ...],
+    seeds: int,
+    copies: int,
+    points: int,
+    out: Path,
+    executor: str,
+    as_json: bool,
+    **factors: Any,
+) -> None:
+    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
+    from models.config import RunConfig
+    from models.forking import Forks, fork_rows
+
+    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
+    with progress_bar(out.name) as progress:
+        answer = forks(out, executor, progress)
+    found = {name: number(answer[name].sel(metric="error").item()) for name in ("stable_from", "spearman")}
+    remark = "training error: " + ", ".join(f"{name} {value}" for name, value in found.items())
+    tell_drawn(new_store(out), forks.name, answer, fork_rows(answer), as_json, [remark])
+
+
+def tell_drawn(
+    store: Store, name: str, answer: Any, rows: list[dict[str, Any]], as_json: bool, remarks: Sequence[str] = ()
+) -> None:
+    """Draw an answer, and print its rows."""
+    from landscape import figures
+
+    path = store.path / f"{name}.h5"
+    files = figures.write_files(answer, name, store.path / "figures", ["png"])
+    text = [clean(path), indent(table(rows), "  "), *(f"  {remark}" for remark in remarks), *map(clean, files)]
+    say({**contents(answer, path), "rows": rows, "figures": files}, "\n".join(text), as_json)
 
 
 @cli.command()
@@ -1451,69 +1527,6 @@ def swa(out: Path, executor: str, as_json: bool, **values: Any) -> None:
     say({**contents(answer, path), "figures": [str(f) for made in files for f in made]}, "\n".join(text), as_json)
 
 
-@click.option("--kind", type=click.Choice(["line", "arc"]), default="line", help="Straight, or Keskar's arc.")
-@click.option("--points", default=11, help="Places on each path.")
-@with_options(align_options)
-@click.option("--out", type=RUN, required=True, help="Folder of the answer.")
-@with_options(measuring_options)
-def barriers(
-    runs: tuple[Path, ...],
-    align: bool,
-    permutations: Path | None,
-    out: Path,
-    executor: str,
-    as_json: bool,
-    **values: Any,
-) -> None:
-    """The barrier between all pairs of RUNS, or of the runs below a folder, grouped by the factors that differ."""
-    from landscape.measure import answer_name, ask
-    from landscape.paths.rows import group_rows
-    from models.joining import matrix_of
-
-    settings = {name: values.pop(name) for name in ("kind", "points")}
-    probe, objective = matrix_of(runs, align, permutations, settings, **given(values))
-    with progress_bar(out.name) as progress:
-        answer = ask(probe, objective, new_store(out), executor, progress)
-    file, rows = out / f"{answer_name(probe, objective)}.h5", group_rows(answer)
-    say({**contents(answer, file), "rows": rows}, f"{clean(file)}\n{indent(table(rows), '  ')}", as_json)
-
-
-@cli.command(cls=ConfigCommand)
-@click.option("--steps", type=Value(tuple[int, ...]), required=True, help="Steps to fork after, as 0,50,300.")
-@click.option("--seeds", default=3, help="Trunks, with seeds from that of the configuration on.")
-@click.option("--copies", default=2, help="Ways on from each fork, with other orders of the examples.")
-@click.option("--points", default=25, help="Places on the line between two ends.")
-@click.option("--out", type=RUN, required=True, help="Folder of the answer and of all its runs.")
-@executor_option
-@json_option
-def fork(
-    steps: tuple[int, ...],
-    seeds: int,
-    copies: int,
-    points: int,
-    out: Path,
-    executor: str,
-    as_json: bool,
-    **factors: Any,
-) -> None:
-    """Linear-interpolation instability: train to a step, go on in several ways, and look at the line between them."""
-    from models.config import RunConfig
-    from models.forking import Forks, fork_rows
-
-    forks = Forks(RunConfig(**factors), steps, seeds, copies, points)
-    with progress_bar(out.name) as progress:
-        answer = forks(out, executor, progress)
-    rows, file = fork_rows(answer), out / f"{forks.name}.h5"
-    about = [f"{name}: {number(answer[name].sel(metric='error').item())}" for name in ("stable_from", "spearman")]
-    text = f"{clean(file)}\n{indent(table(rows), '  ')}\n  training error: {', '.join(about)}"
-    say({**contents(answer, file), "rows": rows}, text, as_json)
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
 # --- sweeps in tables, distances between runs ---------------------------------------------------------------
 
 
@@ -1527,13 +1540,14 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
     help="Compare within each seed (what a seed does to all cells cancels), or not; auto: where enough are complete.",
 )
 @click.option("--drop-incomplete", is_flag=True, help="Leave out levels with a cell where no run finished.")
+@click.option("--log", is_flag=True, help="Of the logarithm of the metric, where it spans orders of magnitude.")
 @json_option
-def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, as_json: bool) -> None:
+def effects(sweep: Path, metric: str, pairing: Any, drop_incomplete: bool, log: bool, as_json: bool) -> None:
     """Tell what each factor of a SWEEP, and each pair, does to a metric, with intervals over seeds; draw it."""
     from landscape import figures
     from landscape.effect_tables import ask_effects, effect_rows, effects_text, source_rows
 
-    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete)
+    name, answer, runs = ask_effects(sweep, metric, pairing, drop_incomplete, log)
     drawn = {f"{name}-effects": figures.effect_forest(answer), **figures.draw_sweep(runs, [metric])}
     files = [str(f) for kind, one in drawn.items() for f in figures.save(one, sweep / "figures" / kind)]
     path = sweep / f"{name}.h5"
@@ -1604,12 +1618,12 @@ def run_folders(folder: Path, alone: bool = False) -> list[Path]:
         alone: Leave out what is not about one run: folders that hold nothing but reports over several, ensembles,
             searches, comparisons of averages or races.
     """
+    from landscape.sweeps import files_outside_sweeps
+
     if not folder.is_dir():
         raise Failure(
             f"{folder} is not a folder; give the folder that holds your runs, for example results/", BAD_INPUT
         )
-    from landscape.sweeps import files_outside_sweeps
-
     files = [path for path in files_outside_sweeps(folder) if path.name == "run.json" or path.suffix == ".h5"]
     return sorted({path.parent for path in files if not (alone and path.name.startswith(OF_SEVERAL_RUNS))})
 

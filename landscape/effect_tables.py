@@ -20,15 +20,16 @@ _MOST_ROWS = 40
 
 
 def ask_effects(
-    folder: Path, metric: str, pairing: Pairing = "auto", drop_incomplete: bool = False
+    folder: Path, metric: str, pairing: Pairing = "auto", drop_incomplete: bool = False, log: bool = False
 ) -> tuple[str, xr.Dataset, xr.Dataset]:
     """Answer from a sweep's folder what its factors do to a metric.
 
     Args:
         folder: What `landscape sweep` filled.
-        metric: As `factor_effects` takes it, with the next two.
+        metric: As `factor_effects` takes it, with the next three.
         pairing: Whether seeds are paired.
         drop_incomplete: Whether levels with empty cells are left out.
+        log: Whether the logarithm of the metric is taken.
 
     Returns:
         The answer's name in the folder, by everything its values depend on, the answer, and the sweep.
@@ -40,14 +41,15 @@ def ask_effects(
     """
     sweep = open_sweep(folder)
     values = finished_values(sweep, metric)
-    question = {"metric": metric, "pairing": pairing, "drop_incomplete": drop_incomplete, "dims": list(values.dims)}
+    fields = {"metric": metric, "pairing": pairing, "drop_incomplete": drop_incomplete, "log": log}
+    question = {**fields, "dims": list(values.dims)}
     digest = hashlib.sha256(json.dumps(question).encode() + np.ascontiguousarray(values.values).tobytes())
     for name in values.dims:
         digest.update(repr(sweep[str(name)].values.tolist()).encode())
     name, store = f"effects-{digest.hexdigest()[:12]}", Store(folder, create=False)
     if not store.has(name):
         started = time.monotonic()
-        table = factor_effects(sweep, metric, pairing, drop_incomplete)
+        table = factor_effects(sweep, metric, pairing, drop_incomplete, log)
         attrs = {"probe_fields": json.dumps(question), **provenance(), "wall_seconds": time.monotonic() - started}
         with store.lock():
             store.write(name, table.assign_attrs(attrs))
@@ -87,13 +89,12 @@ def effect_rows(table: xr.Dataset, most: int = _MOST_ROWS) -> list[dict[str, Any
 
 def effects_text(table: xr.Dataset) -> str:
     """Tell the factor table for a reader: sources, effects, and how to judge them."""
-    from landscape.tables import number
     from landscape.tables import table as aligned
 
     shown = effect_rows(table)
     hidden = table.sizes["effect"] - len(shown)
     lines = [
-        f"{table.attrs['metric']}: mean {number(table['mean'].item())} over {table['num_cells'].item()} cells "
+        f"{table.attrs['metric']}: {_mean(table)} over {table['num_cells'].item()} cells "
         f"and {table['num_seeds'].item()} seeds",
         aligned(source_rows(table)),
         aligned(shown),
@@ -104,6 +105,15 @@ def effects_text(table: xr.Dataset) -> str:
         "*: the 95% interval excludes zero; **: the simultaneous one too" if np.isfinite(table["low"]).any() else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _mean(table: xr.Dataset) -> str:
+    from landscape.tables import number
+
+    is_log, mean = table.attrs["scale"] == "log", table["mean"].item()
+    if is_log:
+        return f"geometric mean {number(np.exp(mean).item())} (effects are logarithms of factors: 0.69 doubles it)"
+    return f"mean {number(mean)}"
 
 
 def _excludes(numbers: dict[str, float], prefix: str) -> bool:

@@ -52,7 +52,11 @@ class _Cells:
 
 
 def factor_effects(
-    sweep: xr.Dataset, metric: str = "test_accuracy", pairing: Pairing = "auto", drop_incomplete: bool = False
+    sweep: xr.Dataset,
+    metric: str = "test_accuracy",
+    pairing: Pairing = "auto",
+    drop_incomplete: bool = False,
+    log: bool = False,
 ) -> xr.Dataset:
     """Main effects and two-way interactions of the swept factors on a metric.
 
@@ -69,6 +73,8 @@ def factor_effects(
         metric: A variable over the swept dimensions.
         pairing: ``seed``, ``none``, or ``auto``: by seed where at least half of the seeds, and two, have every cell.
         drop_incomplete: Leave out levels until no cell is empty, those with the most empty cells first.
+        log: Take the natural logarithm of the metric first, so that an effect of 0.69 is a factor of two; for losses
+            that differ by orders of magnitude, whose means are those of the worst run.
 
     Returns:
         Over `effect`, with the coordinates `term` ("norm" or "optimizer:norm") and `level`: estimate, standard_error,
@@ -79,7 +85,7 @@ def factor_effects(
 
     Raises:
         ValueError: If there is no such metric, it depends on more than the factors, nothing was swept, a cell has no
-            finished run, or there are too few for the pairing.
+            finished run, there are too few for the pairing, or a logarithm does not exist.
 
     References:
         Welch, "The generalization of Student's problem when several different population variances are involved",
@@ -88,6 +94,8 @@ def factor_effects(
     if pairing not in PAIRINGS:
         raise ValueError(f"pairing must be one of {', '.join(PAIRINGS)}, got {pairing!r}.")
     cells = _cells_of(sweep, metric)
+    if log:
+        cells = _logarithms(cells, metric)
     dropped: list[str] = []
     if drop_incomplete:
         cells, dropped = _without_incomplete(cells)
@@ -110,6 +118,7 @@ def factor_effects(
     return answer.assign_attrs(
         probe="effects",
         metric=metric,
+        scale="log" if log else "linear",
         pairing="seed" if is_paired else "none",
         dropped=", ".join(dropped),
         confidence=CONFIDENCE,
@@ -157,6 +166,13 @@ def _cells_of(sweep: xr.Dataset, metric: str) -> _Cells:
     kept = values.squeeze([dim for dim in values.dims if dim not in (*factors, "seed")], drop=True)
     labelled = [kept[name] if name in kept.coords else kept[name].astype(str) for name in factors]
     return _Cells(factors, tuple(map(level_words, labelled)), kept.values)
+
+
+def _logarithms(cells: _Cells, metric: str) -> _Cells:
+    least = np.nanmin(cells.values) if np.isfinite(cells.values).any() else 1.0
+    if least <= 0:
+        raise ValueError(f"{metric} has no logarithm, it goes down to {least:g}; leave out log.")
+    return _Cells(cells.factors, cells.levels, np.log(cells.values))
 
 
 def _without_incomplete(cells: _Cells) -> tuple[_Cells, list[str]]:

@@ -43,7 +43,7 @@ def join(runs: Mapping[str, Run], **options: Any) -> tuple[Objective, Tensor]:
         ValueError: If there are fewer than two runs, or they differ in architecture, data or fixed buffers.
     """
     if len(runs) < 2:
-        raise ValueError(f"a path needs two different runs, got {len(runs)}; name another one.")
+        raise ValueError(f"a path needs two different finished runs, got {len(runs)}; name more, or train them first.")
     require_compatible(runs)
     _require_equal_data(runs)
     networks = {name: run.model() for name, run in runs.items()}

@@ -49,6 +49,8 @@ def test_rows_say_what_is_beyond_zero():
     alone = factor_effects(sweep_of(FACTORS, [[0.2, 0.4], [0.6, 0.9]], seeds=1))
     assert {row["beyond_zero"] for row in effect_rows(alone)} == {""}
     assert "**" not in effects_text(alone)
+    logarithms = factor_effects(sweep_of(FACTORS, [[1, 2], [3, 6]], seeds=2), log=True)
+    assert "geometric mean 2.449" in effects_text(logarithms)
 
 
 def test_long_tables_keep_main_effects_and_the_largest_interactions():
@@ -67,12 +69,13 @@ def test_the_text_says_what_was_left_out():
 
 
 def test_the_command_prints_stores_and_draws(sweep: xr.Dataset, tmp_path: Path):
-    result = CliRunner().invoke(cli, ["effects", str(tmp_path), "--metric", "test_loss"])
+    result = CliRunner().invoke(cli, ["effects", str(tmp_path), "--log", "--metric", "test_loss", "--json"])
     assert result.exit_code == 0
     assert "share_by_chance" in result.output
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert {"heat-map-test-loss.png", "curves-test-loss.png", "parallel-test-loss.png"} < drawn
     assert any(name.startswith("effects-") for name in drawn)
+    assert '"scale": "log"' in result.output
     result = CliRunner().invoke(cli, ["effects", str(tmp_path), "--metric", "error"])
     assert "the sweep has no 'error'" in result.output
 

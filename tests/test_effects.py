@@ -137,6 +137,15 @@ def test_levels_with_empty_cells_can_be_left_out():
     assert list(table["source"].values) == ["norm"]
 
 
+def test_factors_that_multiply_have_no_interaction_in_logarithms():
+    table = factor_effects(sweep_of(TWO, np.outer([1, 10], [1, 2, 8]), seeds=2), log=True)
+    assert row(table, "optimizer", "adam")["estimate"] == pytest.approx(np.log(10) / 2)
+    assert table["share"].values[2] == pytest.approx(0, abs=1e-12)
+    assert table["mean"] == pytest.approx(np.log(10) / 2 + np.log(16) / 3)
+    with pytest.raises(ValueError, match="test_accuracy has no logarithm, it goes down to 0; leave out log"):
+        factor_effects(sweep_of(TWO, np.outer([0, 10], [1, 2, 8])), log=True)
+
+
 def test_one_seed_has_effects_without_intervals():
     table = factor_effects(sweep_of(TWO, [[1, 2, 6], [3, 8, 10]], seeds=1).isel(seed=0))
     assert row(table, "optimizer", "adam")["estimate"] == pytest.approx(2)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from landscape import Objective, Store
+from landscape.figures.drawing import draw
 from landscape.measure import ask
 from landscape.paths.lines import Interpolation, point
 from models.architectures import build_model
@@ -45,6 +46,7 @@ def test_the_barrier_of_a_double_well_is_exact_and_refining_finds_it():
     objective, hill = objective_of(well, -1.0), (1.5 * 1.5) ** 2
     exact = Interpolation(torch.tensor([[2.0]]), points=5)(objective)
     assert exact["barrier"].values == pytest.approx(hill) and exact["peak"].item() == 0.5
+    assert set(draw(exact, "interpolation-1")) == {"path"}  # also where there is no accuracy and no test data
     coarse, fine = (Interpolation(torch.tensor([[2.0]]), points=4, refine=n)(objective) for n in (0, 6))
     assert coarse["barrier"].values[0, 0, 0] < 0.8 * hill
     assert fine["barrier"].values[0, 0, 0] == pytest.approx(hill, rel=1e-3)

@@ -81,6 +81,15 @@ def test_curves_have_students_interval_over_seeds():
     assert "median and quartiles over 3 seeds" in notes(median)
 
 
+def test_a_seed_that_blew_up_does_not_decide_for_its_cell():
+    sweep = two_factors(seeds=3)
+    sweep["test_loss"][0, 0] = [1.0, 2.0, 1e6]
+    sweep = lost(sweep, "diverged", lr=1.0)
+    assert texts(heat_map(sweep, "test_loss"), "value")[0] == "2"
+    assert "median and quartiles" in notes(factor_curves(sweep, "test_loss"))
+    assert "mean and 95% interval" in notes(factor_curves(sweep, "test_loss", center="mean"))
+
+
 def test_one_seed_has_no_interval():
     figure = factor_curves(two_factors(seeds=1))
     assert "one seed: no interval" in notes(figure)
@@ -147,7 +156,7 @@ def test_what_cannot_be_drawn_is_refused():
         heat_map(sweep_of({"lr": LR}, 0.5))
     with pytest.raises(ValueError, match="'depth' was not swept over two levels; choose among lr, norm"):
         heat_map(sweep, x="depth")
-    with pytest.raises(ValueError, match="center must be one of mean, median, got 'mode'"):
+    with pytest.raises(ValueError, match="center must be one of auto, mean, median, got 'mode'"):
         factor_curves(sweep, center="mode")
     with pytest.raises(ValueError, match="no factor to draw a curve over"):
         factor_curves(alone)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from landscape.effects import finished_values, level_words
 from landscape.figures.labels import quantity
-from landscape.figures.scales import is_wide, log_x, round_ticks
+from landscape.figures.scales import is_wide, log_x, number, round_ticks
 from landscape.figures.style import count, told_apart
 from landscape.text import clean
 
 Array = NDArray[np.float64]
 MARKS = {"diverged": "×", "failed": "!", "missing": "?"}
 """What stands where no run of a cell finished; the first that occurs."""
+_MOST_SPREAD = 100  # largest over smallest seed of a cell
 _LABELS = {"lr": "learning rate", "init": "initialization", "augment": "augmentation", "sam": "SAM radius"}
 
 
@@ -48,7 +49,7 @@ class Factor:
         levels = sweep[name] if name in sweep.coords else xr.DataArray(np.arange(sweep.sizes[name]), dims=name)
         is_numeric = levels.dtype.kind in "fiu"
         values = levels.values.astype(float) if is_numeric else np.arange(levels.size, dtype=float)
-        short = tuple(f"{value:.3g}" for value in values)
+        short = tuple(number(float(f"{value:.3g}")) for value in values)
         words = short if is_numeric and len(set(short)) == len(short) else level_words(levels)
         label = clean(_LABELS.get(name, name.replace("_", " ")))
         return cls(name, label, words, values, is_numeric, is_numeric and is_wide(values, 9))
@@ -129,6 +130,12 @@ def metric_values(sweep: xr.Dataset, metric: str) -> xr.DataArray:
 def is_share(metric: str) -> bool:
     """Whether a metric goes from 0 to 1 and is drawn in percent."""
     return metric.endswith(("error", "accuracy"))
+
+
+def fitting_center(values: xr.DataArray) -> str:
+    """Name what stands for the seeds of a cell: their mean, or their median where one seed would decide the mean."""
+    low, high = values.min("seed"), values.max("seed")
+    return "median" if bool(((low > 0) & (high > _MOST_SPREAD * low)).any()) else "mean"
 
 
 def metric_label(sweep: xr.Dataset, metric: str) -> str:

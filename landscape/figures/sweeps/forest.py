@@ -28,7 +28,8 @@ def effect_forest(table: xr.Dataset) -> Figure:
     figure = Figure(figsize=(WIDTHS["double"], max(height, 2.2)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1.5))
     _draw_effects(left, table.isel(effect=rows))
-    left.set_xlabel(f"Effect on {clean(str(table.attrs['metric']).replace('_', ' '))}")
+    metric, is_log = clean(str(table.attrs["metric"]).replace("_", " ")), table.attrs.get("scale") == "log"
+    left.set_xlabel(f"Effect on {'the logarithm of ' if is_log else ''}{metric}")
     _draw_shares(right, table)
     hidden = table.sizes["effect"] - len(rows)
     dropped = clean(table.attrs.get("dropped", ""))
@@ -36,7 +37,9 @@ def effect_forest(table: xr.Dataset) -> Figure:
         figure,
         [
             _intervals_note(table),
-            f"mean {clean(table.attrs['metric'].replace('_', ' '))} {table['mean'].item():.4g}",
+            f"geometric mean {np.exp(table['mean'].item()):.4g}; an effect of 0.69 doubles"
+            if is_log
+            else f"mean {metric} {table['mean'].item():.4g}",
             f"{hidden} smaller interactions not shown" if hidden else "",
             f"left out for empty cells: {dropped}" if dropped else "",
         ],

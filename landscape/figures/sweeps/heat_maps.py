@@ -20,6 +20,7 @@ from landscape.figures.sweeps.factors import (
     averaged,
     chosen_factor,
     factors_of,
+    fitting_center,
     metric_label,
     metric_values,
     status_note,
@@ -35,6 +36,8 @@ _MOST_TICKS = 16
 def heat_map(sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = None, y: str | None = None) -> Figure:
     """The mean over seeds of a metric in the plane of two factors, with its number in each cell.
 
+    Where the seeds of a cell differ by a factor of more than 100 it is the median.
+
     Cells where no run finished are hatched, with a mark that says why; a corner marks cells where only some did.
     A third factor makes panels, a fourth rows of panels; further ones are averaged over.
 
@@ -49,7 +52,9 @@ def heat_map(sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = N
     """
     across, down, columns, rows = _roles(sweep, x, y)
     values, hidden = averaged(metric_values(sweep, metric), [rows, columns, down, across])
-    means = values.mean("seed", skipna=True)
+    center = fitting_center(values)
+    known = values.notnull().any("seed")
+    means = getattr(values.where(known, 0.0), center)("seed", skipna=True).where(known)
     marks = statuses(sweep, [rows, columns, down, across])
     figure = _new_figure(across, down, columns, rows)
     panels = figure.subplots(
@@ -69,7 +74,7 @@ def heat_map(sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = N
         panel.set_title(", ".join(f.titles()[at] for f, at in zip((rows, columns), position, strict=True) if f))
     _label(panels, across, down)
     _colour_bar(figure, panels, image, means.values, metric_label(sweep, metric))
-    _notes(figure, sweep, hidden, bool(partial.any()))
+    _notes(figure, sweep, hidden, center, bool(partial.any()))
     return figure
 
 
@@ -164,12 +169,12 @@ def _colour_bar(figure: Figure, panels: np.ndarray, image: object, means: Array,
         bar.ax.minorticks_off()
 
 
-def _notes(figure: Figure, sweep: xr.Dataset, hidden: list[str], has_partial: bool) -> None:
+def _notes(figure: Figure, sweep: xr.Dataset, hidden: list[str], center: str, has_partial: bool) -> None:
     seeds = sweep.sizes.get("seed", 1)
     note_under(
         figure,
         [
-            f"mean over {count(seeds, 'seed')}" if seeds > 1 else "one seed",
+            f"{center} over {count(seeds, 'seed')}" if seeds > 1 else "one seed",
             f"averaged over {', '.join(hidden)}" if hidden else "",
             status_note(sweep),
             "corner: only some of the cell's runs finished" if has_partial else "",

@@ -20,6 +20,8 @@ from landscape.figures.sweeps.factors import (
     averaged,
     chosen_factor,
     factors_of,
+    fitting_center,
+    is_share,
     metric_label,
     metric_values,
     put_levels,
@@ -29,13 +31,14 @@ from landscape.figures.sweeps.factors import (
 from landscape.intervals import CONFIDENCE
 
 _MOST_PANELS = 8
+_MOST_COLUMNS = 4
 _MARKERS = "osD^vPX*"
-CENTERS = ("mean", "median")
+CENTERS = ("auto", "mean", "median")
 
 
 @styled
 def factor_curves(
-    sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = None, center: str = "mean"
+    sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = None, center: str = "auto"
 ) -> Figure:
     """A metric over a factor, a second factor as colour, a third as panels; further ones are averaged over.
 
@@ -43,7 +46,8 @@ def factor_curves(
         sweep: What `open_sweep` returns.
         metric: A variable of it, or test_error where there is test_accuracy.
         x: The factor along the axis; the numeric one with the most levels if None.
-        center: ``mean`` with Student's 95% interval over seeds, or ``median`` with the quartiles.
+        center: ``mean`` with Student's 95% interval over seeds, ``median`` with the quartiles, or ``auto``: the median
+            where the seeds of a cell differ by a factor of more than 100.
 
     Raises:
         ValueError: If nothing was swept, or a name or word is not known.
@@ -52,6 +56,7 @@ def factor_curves(
         raise ValueError(f"center must be one of {', '.join(CENTERS)}, got {center!r}")
     along, colour, panel_factors = _roles(sweep, x)
     values, hidden = averaged(metric_values(sweep, metric), [*panel_factors, colour, along])
+    center = fitting_center(values) if center == "auto" else center
     marks = statuses(sweep, [*panel_factors, colour, along])
     low, middle, high = _band(values, center)
     figure, panels = _new_panels(panel_factors)
@@ -61,12 +66,8 @@ def factor_curves(
         _draw_lines(panel, along, colour, bands, lost)
         panel.set_title("\n".join(factor.titles()[at[factor.name]] for factor in panel_factors))
         put_levels(panel, along)
-    _finish(
-        panels,
-        _columns(panel_factors),
-        np.concatenate([middle.values.ravel(), low.values.ravel()]),
-        metric_label(sweep, metric),
-    )
+    drawn = np.concatenate([middle.values.ravel(), low.values.ravel()])
+    _finish(panels, _columns(panel_factors), drawn, metric_label(sweep, metric), is_share(metric))
     _legend(figure, panels[0], colour, has_markers=True)
     _notes(figure, sweep, hidden, center, colour)
     return figure
@@ -74,7 +75,9 @@ def factor_curves(
 
 @styled
 def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
-    """A curve over epochs for each level of a factor, mean and 95% band over seeds, in panels over a second factor.
+    """A curve over epochs for each level of a factor, mean and 95% band over seeds, in panels over further factors.
+
+    Where the seeds of a cell differ by a factor of more than 100 it is the median and the quartiles.
 
     Args:
         sweep: What `open_sweep` returns.
@@ -90,7 +93,8 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
     colour = factors[0] if factors else None
     panel_factors = _fitting(factors[1:])
     values, hidden = averaged(values, [*panel_factors, colour])
-    low, middle, high = _band(values, "mean")
+    center = fitting_center(values)
+    low, middle, high = _band(values, center)
     figure, panels = _new_panels(panel_factors)
     epochs = np.arange(1, values.sizes["epoch"] + 1)  # measured after each
     for at, panel in zip(_positions(panel_factors), panels, strict=True):
@@ -102,9 +106,9 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
         panel.set_title("\n".join(factor.titles()[at[factor.name]] for factor in panel_factors))
         panel.set_xlabel("Epoch")
         panel.xaxis.set_major_locator(round_ticks(5, integer=True))
-    _finish(panels, _columns(panel_factors), middle.values, metric_label(sweep, metric))
+    _finish(panels, _columns(panel_factors), middle.values, metric_label(sweep, metric), is_share(metric))
     _legend(figure, panels[0], colour, has_markers=False)
-    _notes(figure, sweep, hidden, "mean", colour)
+    _notes(figure, sweep, hidden, center, colour)
     return figure
 
 
@@ -143,7 +147,7 @@ def _band(values: xr.DataArray, center: str) -> tuple[xr.DataArray, xr.DataArray
 
     number = values.count("seed")
     if center == "median":
-        quartiles = values.quantile([0.25, 0.5, 0.75], "seed")
+        quartiles = values.where(number > 0, 0.0).quantile([0.25, 0.5, 0.75], "seed").where(number > 0)
         ends = [quartiles.isel(quantile=at, drop=True) for at in (0, 2)]
         return ends[0].where(number > 1), quartiles.isel(quantile=1, drop=True), ends[1].where(number > 1)
     middle = values.mean("seed", skipna=True)
@@ -221,16 +225,24 @@ def _new_panels(factors: list[Factor]) -> tuple[Figure, list[Axes]]:
 
 
 def _columns(factors: list[Factor]) -> int:
-    sizes = [len(factor.words) for factor in factors] or [1]
-    return min(sizes[-1], 4)
+    """How many panels stand in a row: all levels of the last factor, and of those before it as long as they fit."""
+    columns = 1
+    for factor in reversed(factors):
+        if columns * len(factor.words) > _MOST_COLUMNS:
+            break
+        columns *= len(factor.words)
+    return columns if columns > 1 else min(math.prod(len(factor.words) for factor in factors), _MOST_COLUMNS)
 
 
-def _finish(panels: list[Axes], columns: int, values: Array, label: str) -> None:
+def _finish(panels: list[Axes], columns: int, values: Array, label: str, is_percent: bool) -> None:
     numbers = finite(values)
     if is_wide(numbers, 10):
         log_y(panels[0], numbers, most=5)
     elif numbers.size and len(np.unique(numbers)) == 1:
         panels[0].set_ylim(numbers[0] - 0.5 * (abs(numbers[0]) or 1), numbers[0] + 0.5 * (abs(numbers[0]) or 1))
+    if is_percent:  # an interval may go on where there is nothing
+        bottom, top = panels[0].get_ylim()
+        panels[0].set_ylim(max(bottom, -2.0), min(top, 102.0))
     for index, panel in enumerate(panels):
         if index % columns == 0:
             panel.set_ylabel(label)
