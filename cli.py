@@ -1732,11 +1732,12 @@ def show_run(folder: Path) -> tuple[dict[str, Any], str]:
     about = store.load_json("run") if (folder / "run.json").exists() else {}
     row, answers = overview(store, str(folder)), store.names()
     settings = {name: value for name, value in {**about, **about.get("config", {})}.items() if name != "config"}
-    ended = scalars(store.read("training")) if row["state"] != "damaged" and "training" in answers else {}
+    source = next((name for name in ("training", "averaged") if name in answers), None)
+    ended = scalars(store.read(source)) if row["state"] != "damaged" and source else {}
     lines = [
         table([row]),
         *(f"  {clean(name)}: {clean(value)}" for name, value in settings.items()),
-        *(["training ended with:"] if ended else []),
+        *([f"{'training ended with' if source == 'training' else 'measured'}:"] if ended else []),
         *(f"  {clean(name)}: {_whole_bytes(name, value)}" for name, value in ended.items()),
         *("answers:", *(f"  {clean(name)}" for name in answers)),
     ]

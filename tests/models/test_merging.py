@@ -233,7 +233,8 @@ def test_the_command(home, tmp_path):
     assert found["entered"] == ["step 12", "step 16"] and found["test_loss"] > 0
     listed = json.loads(run_command("list", tmp_path, "--json").output)
     assert {row["run"] for row in listed} == {"average", "b"} and all("test error" in row for row in listed)
-    assert "averaged" in run_command("show", out).output
+    shown = run_command("show", out).output
+    assert "kind: averaged" in shown and "measured:\n  test_loss" in shown
     assert run_command("probe", "rays", out, "--rays", 2, "--resolution", 1).exit_code == 0
     refused = run_command("average", home / "seed0", home / "seed0", "--method", "soup", "--out", tmp_path / "c")
     assert refused.exit_code == 3 and "is there twice" in refused.output
