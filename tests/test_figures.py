@@ -527,6 +527,13 @@ def test_learning_curves_stand_at_the_end_of_their_epochs():
     np.testing.assert_array_equal(drawn(figure, "train_accuracy")[:, 1], answer.train_accuracy)
 
 
+def test_learning_curves_call_the_test_split_of_each_epoch_by_its_name():
+    answer = training_answer(epochs=4, steps_per_epoch=10)
+    figure = figures.learning_curves(answer.assign(epoch_test_loss=answer.val_loss + 1))
+    (line,) = [line for line in figure.axes[0].get_lines() if line.get_gid() == "epoch_test_loss"]
+    assert line.get_label() == "test"
+
+
 def test_learning_curves_of_a_foreign_trainer_use_the_means_of_the_steps():
     answer = training_answer(epochs=4, steps_per_epoch=10)[["loss", "epoch_of_step"]]
     means = drawn(figures.learning_curves(answer), "epoch means")

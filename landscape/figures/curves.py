@@ -73,7 +73,8 @@ def _by_epoch(training: xr.Dataset, endings: tuple[str, ...]) -> list[str]:
 
 
 def _split(name: str) -> str:
-    return {"valid": "val", "validation": "val"}.get(head := name.replace("/", "_").split("_")[0], head)
+    head = name.replace("/", "_").removeprefix("epoch_").split("_")[0]
+    return {"valid": "val", "validation": "val"}.get(head, head)
 
 
 def _draw_losses(ax: Axes, training: xr.Dataset, losses: list[str]) -> None:

@@ -24,8 +24,8 @@ from models.stacking.rows import learning_rates
 CHECKPOINT_SECONDS = 5.0
 """Least time between two checkpoints: where an epoch takes less, several are done again after an interruption."""
 
-NOT_RECORDED = "turn_cosine distance_from_start flow"
-"""Of what `TrainingDynamics` records; each would be another pass over all parameters in each step."""
+NOT_RECORDED = ("turn_cosine", "distance_from_start")
+"""Of what `TrainingDynamics` records by step; each would be another pass over all parameters. Nor is what flows."""
 
 
 class StackRecording(Checkpoint):

@@ -112,14 +112,14 @@ class StackTraining:
         layout, together = self.module.layout, {"stacked_with": len(self.members)}
         about: dict[str, Any] = {"finished": True, "every": 1, "flow_every": 0, **provenance(self.device), **together}
         trajectory = trajectory_of(tables, layout)
-        training = training_of(tables, [layout.names[index] for index in tables.layers])
+        training = training_of(tables, [layout.names[index] for index in tables.layers]).drop_vars(NOT_RECORDED)
         training = training.assign({name: ((), float(value)) for name, value in results.items()})
         store.save_json("run", {**store.load_json("run"), **together})
         for name in ("training", "trajectory"):
             store.journal(name).discard()  # of a training alone that was interrupted
         (store.path / "resume.safetensors").unlink(missing_ok=True)
         store.write("trajectory", trajectory.assign_attrs(probe="trajectory", **about))
-        about |= {"probe": "training-dynamics", "not_recorded": NOT_RECORDED}
+        about |= {"probe": "training-dynamics", "not_recorded": " ".join([*NOT_RECORDED, "flow"])}
         store.write("training", training.assign_attrs(about))
 
 

@@ -383,6 +383,7 @@ def test_each_run_is_a_normal_one_that_says_it_was_stacked(stacked):
         assert names == {".lock", "run.json", "training.h5", "trajectory.h5"} | weights
         assert run.config == config and run.about["stacked_with"] == training.attrs["stacked_with"] == 3
         assert training.attrs["not_recorded"] == "turn_cosine distance_from_start flow"
+        assert "turn_cosine" not in training and "chord_length" in training
         assert run.test_metrics()["loss"] == pytest.approx(run.metrics["test_loss"], rel=1e-5)
         assert run.optimizer_state().digest()
         assert run.record() is not None
