@@ -329,6 +329,8 @@ def test_runs_are_stacked_where_it_pays_and_alone_where_they_cannot_be(tmp_path)
     assert any("are not trained faster together" in batch.reason for batch in of_one.batches)
     alone_by_seed = Sweep(space(batch_size="16,32"), stack="always").batches
     assert alone_by_seed[0].reason.startswith("no other run differs")
+    many = Sweep(space(seed=",".join(map(str, range(20)))), stack="always").batches
+    assert [len(batch.configs) for batch in many] == [10, 10]  # of at most 16
     with pytest.raises(ValueError, match="stack must be one of auto, never, always"):
         Sweep(mixed, stack="sometimes")
 
