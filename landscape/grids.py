@@ -295,12 +295,13 @@ def sets_of_directions(
 
 
 def require_directions(directions: str | Directions, one_dimensional: str) -> None:
-    """Make sure that directions can be made.
+    """Make sure that directions can be made; words for those of a run, pca and to:RUN, wait for who knows the run.
 
     Raises:
         ValueError: If a word is unknown.
     """
-    if isinstance(directions, str) and directions not in KINDS:
+    of_run = isinstance(directions, str) and (directions == "pca" or directions.startswith("to:"))
+    if isinstance(directions, str) and directions not in KINDS and not of_run:
         raise ValueError(f"directions must be one of {', '.join(KINDS)}, got {directions!r}.")
     if one_dimensional not in ONE_DIMENSIONAL:
         raise ValueError(f"one_dimensional must be zero or copy, got {one_dimensional!r}.")

@@ -84,6 +84,7 @@ def test_curves_have_students_interval_over_seeds():
 def test_a_seed_that_blew_up_does_not_decide_for_its_cell():
     sweep = two_factors(seeds=3)
     sweep["test_loss"][0, 0] = [1.0, 2.0, 1e6]
+    sweep = lost(sweep, "diverged", lr=1.0)
     assert texts(heat_map(sweep, "test_loss"), "value")[0] == "2"
     assert "median and quartiles" in notes(factor_curves(sweep, "test_loss"))
     assert "mean and 95% interval" in notes(factor_curves(sweep, "test_loss", center="mean"))

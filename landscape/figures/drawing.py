@@ -230,7 +230,7 @@ def _flow(answer: xr.Dataset) -> dict[str, Figure]:
 def _double_descent(answer: xr.Dataset, width: Width) -> dict[str, Figure]:
     has_map = "epoch_test_error" in answer and answer.sizes["epoch"] > 1
     return (
-        {"descent": descent_curves(answer, width=width)}
+        {"double-descent": descent_curves(answer, width=width)}
         | ({"peaks-by-noise": peaks_by_noise(answer)} if "noise_correlation" in answer else {})
         | ({"descent-map": descent_map(answer, width=width)} if has_map else {})
     )

@@ -88,6 +88,9 @@ _CAPTIONS = {
     "descent": "Loss of the mini-batches while the curve was trained.",
     "plane": "Loss over the plane of the curve.",
     "plane-error": "Error over the plane of the curve.",
+    "double-descent": "Test loss and test error over the size, with where training begins to fit everything.",
+    "descent-map": "Test error over the size and the epochs, the median over seeds.",
+    "peaks-by-noise": "Peak and first minimum of the test error over the level of label noise.",
     "by-step": "What the probe found while the model trained.",
 }
 _INTERACTIVE: dict[str, Callable[[xr.Dataset], Any]] = {"surface3d": interactive_surface, "volume": interactive_volume}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from models.config import RunConfig
 
@@ -40,6 +40,16 @@ _OBSTACLES: tuple[tuple[Callable[[RunConfig], bool], str], ...] = (
     (lambda c: c.fork_step is not None, "its order of examples forks"),
     (lambda c: c.epochs == 0, "there is nothing to train in 0 epochs"),
 )
+
+
+_TAKEN = {
+    *("data", "task", "train_size", "test_size", "val_fraction", "label_noise", "standardize", "data_seed"),
+    *("model", "width", "depth", "norm", "activation", "skip", "heads", "patch", "init"),
+    *("optimizer", "lr", "lr_scaling", "momentum", "betas", "weight_decay", "decoupled", "l1", "clip_norm"),
+    *("clip_value", "label_smoothing", "batch_size", "schedule", "warmup", "epochs", "test_each_epoch", "seed"),
+    *("snapshots", "flow_every", "probe_examples", "device", "threads"),
+}
+"""The fields whose values a stack does justice to; any other must be at its default."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,9 @@ def stackable(configs: Sequence[RunConfig]) -> list[Group]:
 
 def why_alone(config: RunConfig) -> str:
     """Say why a run cannot be trained in a stack; empty if it can."""
-    reasons = [reason for hinders, reason in _OBSTACLES if hinders(config)]
-    return reasons[0].format_map(vars(config)) if reasons else ""
+    reasons = [reason.format_map(vars(config)) for hinders, reason in _OBSTACLES if hinders(config)]
+    other = [f.name for f in fields(config) if f.name not in _TAKEN and getattr(config, f.name) != f.default]
+    return next(iter([*reasons, *(f"{name} is not known in a stack" for name in other)]), "")
 
 
 def _shared(config: RunConfig) -> str:

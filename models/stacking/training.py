@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,15 +77,13 @@ class StackTraining:
                     raise
                 raise interruption.cause from None
             self._seal(rows, trainer.optimizers[0])
-        rows.discard()
-        checkpoint.unlink(missing_ok=True)
-        (home.path / f"{STACK_FILE}.json").unlink()
 
     def _announce(self) -> None:
         for member, store in zip(self.members, self.stores, strict=True):
             member.announce(store)
-        names = {"members": [member.config.hash for member in self.members]}
         home = self.stores[0]
+        places = [os.path.relpath(store.path, home.path) for store in self.stores]
+        names = {"members": dict(zip([member.config.hash for member in self.members], places, strict=True))}
         if not (home.path / f"{STACK_FILE}.json").exists() or home.load_json(STACK_FILE) != names:
             (home.path / f"{STACK_FILE}.safetensors").unlink(missing_ok=True)  # of other runs
             home.save_json(STACK_FILE, names)
@@ -99,7 +98,8 @@ class StackTraining:
     def _seal(self, rows: Rows, optimizer: torch.optim.Optimizer) -> None:
         tables = {name: rows.table(name) for name in ("step", "epoch", "snapshot")}
         layout = self.module.layout
-        for number, (member, store) in enumerate(zip(self.members, self.stores, strict=True)):
+        for number in reversed(range(len(self.members))):
+            member, store = self.members[number], self.stores[number]
             if is_finished(store, member.config):
                 continue
             _set(member, self.module.theta[number].detach().cpu(), layout)

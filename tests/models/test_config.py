@@ -126,7 +126,7 @@ def test_no_norm_can_be_asked_for_in_text():
         ({"model": "resnett"}, "unknown model 'resnett'; did you mean 'resnet'"),
         ({"optimizer": "admw"}, "unknown optimizer 'admw'; did you mean 'adamw'"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean 'cosine'"),
-        ({"init": "he"}, "unknown initialization 'he'"),
+        ({"init": "hee"}, "unknown initialization 'hee'"),
         ({"standardize": "pixels"}, "unknown standardize 'pixels'; did you mean 'pixel'"),
         ({"norm": "bach"}, "unknown norm 'bach'; did you mean 'batch'"),
         ({"activation": "leaky-relu"}, "needs its negative_slope"),

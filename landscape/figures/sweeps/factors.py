@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from landscape.effects import finished_values, level_words
 from landscape.figures.labels import quantity
-from landscape.figures.scales import is_wide, log_x, round_ticks
+from landscape.figures.scales import is_wide, log_x, number, round_ticks
 from landscape.figures.style import count, told_apart
 from landscape.text import clean
 
@@ -49,7 +49,7 @@ class Factor:
         levels = sweep[name] if name in sweep.coords else xr.DataArray(np.arange(sweep.sizes[name]), dims=name)
         is_numeric = levels.dtype.kind in "fiu"
         values = levels.values.astype(float) if is_numeric else np.arange(levels.size, dtype=float)
-        short = tuple(f"{value:.3g}" for value in values)
+        short = tuple(number(float(f"{value:.3g}")) for value in values)
         words = short if is_numeric and len(set(short)) == len(short) else level_words(levels)
         label = clean(_LABELS.get(name, name.replace("_", " ")))
         return cls(name, label, words, values, is_numeric, is_numeric and is_wide(values, 9))

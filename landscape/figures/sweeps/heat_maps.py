@@ -53,7 +53,8 @@ def heat_map(sweep: xr.Dataset, metric: str = "test_error", *, x: str | None = N
     across, down, columns, rows = _roles(sweep, x, y)
     values, hidden = averaged(metric_values(sweep, metric), [rows, columns, down, across])
     center = fitting_center(values)
-    means = values.mean("seed", skipna=True) if center == "mean" else values.median("seed", skipna=True)
+    known = values.notnull().any("seed")
+    means = getattr(values.where(known, 0.0), center)("seed", skipna=True).where(known)
     marks = statuses(sweep, [rows, columns, down, across])
     figure = _new_figure(across, down, columns, rows)
     panels = figure.subplots(

@@ -21,6 +21,7 @@ from landscape.figures.sweeps.factors import (
     chosen_factor,
     factors_of,
     fitting_center,
+    is_share,
     metric_label,
     metric_values,
     put_levels,
@@ -30,6 +31,7 @@ from landscape.figures.sweeps.factors import (
 from landscape.intervals import CONFIDENCE
 
 _MOST_PANELS = 8
+_MOST_COLUMNS = 4
 _MARKERS = "osD^vPX*"
 CENTERS = ("auto", "mean", "median")
 
@@ -64,12 +66,8 @@ def factor_curves(
         _draw_lines(panel, along, colour, bands, lost)
         panel.set_title("\n".join(factor.titles()[at[factor.name]] for factor in panel_factors))
         put_levels(panel, along)
-    _finish(
-        panels,
-        _columns(panel_factors),
-        np.concatenate([middle.values.ravel(), low.values.ravel()]),
-        metric_label(sweep, metric),
-    )
+    drawn = np.concatenate([middle.values.ravel(), low.values.ravel()])
+    _finish(panels, _columns(panel_factors), drawn, metric_label(sweep, metric), is_share(metric))
     _legend(figure, panels[0], colour, has_markers=True)
     _notes(figure, sweep, hidden, center, colour)
     return figure
@@ -108,7 +106,7 @@ def training_curves(sweep: xr.Dataset, metric: str = "train_loss") -> Figure:
         panel.set_title("\n".join(factor.titles()[at[factor.name]] for factor in panel_factors))
         panel.set_xlabel("Epoch")
         panel.xaxis.set_major_locator(round_ticks(5, integer=True))
-    _finish(panels, _columns(panel_factors), middle.values, metric_label(sweep, metric))
+    _finish(panels, _columns(panel_factors), middle.values, metric_label(sweep, metric), is_share(metric))
     _legend(figure, panels[0], colour, has_markers=False)
     _notes(figure, sweep, hidden, center, colour)
     return figure
@@ -149,7 +147,7 @@ def _band(values: xr.DataArray, center: str) -> tuple[xr.DataArray, xr.DataArray
 
     number = values.count("seed")
     if center == "median":
-        quartiles = values.quantile([0.25, 0.5, 0.75], "seed")
+        quartiles = values.where(number > 0, 0.0).quantile([0.25, 0.5, 0.75], "seed").where(number > 0)
         ends = [quartiles.isel(quantile=at, drop=True) for at in (0, 2)]
         return ends[0].where(number > 1), quartiles.isel(quantile=1, drop=True), ends[1].where(number > 1)
     middle = values.mean("seed", skipna=True)
@@ -227,16 +225,24 @@ def _new_panels(factors: list[Factor]) -> tuple[Figure, list[Axes]]:
 
 
 def _columns(factors: list[Factor]) -> int:
-    sizes = [len(factor.words) for factor in factors] or [1]
-    return min(sizes[-1], 4)
+    """How many panels stand in a row: all levels of the last factor, and of those before it as long as they fit."""
+    columns = 1
+    for factor in reversed(factors):
+        if columns * len(factor.words) > _MOST_COLUMNS:
+            break
+        columns *= len(factor.words)
+    return columns if columns > 1 else min(math.prod(len(factor.words) for factor in factors), _MOST_COLUMNS)
 
 
-def _finish(panels: list[Axes], columns: int, values: Array, label: str) -> None:
+def _finish(panels: list[Axes], columns: int, values: Array, label: str, is_percent: bool) -> None:
     numbers = finite(values)
     if is_wide(numbers, 10):
         log_y(panels[0], numbers, most=5)
     elif numbers.size and len(np.unique(numbers)) == 1:
         panels[0].set_ylim(numbers[0] - 0.5 * (abs(numbers[0]) or 1), numbers[0] + 0.5 * (abs(numbers[0]) or 1))
+    if is_percent:  # an interval may go on where there is nothing
+        bottom, top = panels[0].get_ylim()
+        panels[0].set_ylim(max(bottom, -2.0), min(top, 102.0))
     for index, panel in enumerate(panels):
         if index % columns == 0:
             panel.set_ylabel(label)

@@ -20,6 +20,8 @@ from models.descent.answering import answer_networks
 from models.descent.networks import Networks
 from models.descent.planning import networks_of
 from models.descent.rows import descent_words
+from tests.commands import landscape
+from tests.test_kill import killed_until_done
 
 BASE = RunConfig(
     data="digits", model="mlp", train_size=40, test_size=60, batch_size=40, lr=0.2, epochs=3, snapshots="none"
@@ -106,8 +108,8 @@ def test_errors_by_size_and_epoch_are_medians_over_seeds(answered):
 def test_its_figures(answered):
     _, answer = answered
     figures = draw(answer, "double-descent-abc")
-    assert list(figures) == ["descent", "descent-map"]
-    assert [panel.get_ylabel() for panel in figures["descent"].axes] == ["Test loss (nats)", "Test error (%)"]
+    assert list(figures) == ["double-descent", "descent-map"]
+    assert [panel.get_ylabel() for panel in figures["double-descent"].axes] == ["Test loss (nats)", "Test error (%)"]
     assert figures["descent-map"].axes[0].get_title() == "20% noise"
 
 
@@ -136,7 +138,7 @@ def test_epochs_are_looked_at_in_one_training(tmp_path):
     (run,) = tmp_path.glob("*/training.h5")
     curve = Store(run.parent).read("training")["epoch_test_loss"].values
     np.testing.assert_allclose(answer["test_loss"].values.ravel(), curve)
-    assert list(answer["arm"].values) == ["as trained"] and "descent" in draw(answer, "double-descent-abc")
+    assert list(answer["arm"].values) == ["as trained"] and "double-descent" in draw(answer, "double-descent-abc")
 
 
 def test_examples_are_counted_where_they_vary(tmp_path):
@@ -195,6 +197,44 @@ def test_the_command_draws_and_tells(tmp_path):
     assert code == 0 and found["rows"][0]["peak size"] == 20 and Path(found["figures"][0]).exists()
     code, output = command(*small, "--ridge", "none")
     assert code == 0 and "rank of the features equals n: from size 20, not at 4" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "words",
+    [
+        (
+            "--model",
+            "mlp",
+            "--width",
+            "2,4,8",
+            "--epochs",
+            20,
+            "--seeds",
+            2,
+            "--train-size",
+            200,
+            "--executor",
+            "serial",
+        ),
+        ("--width", "30,100,300,1000,3000,6000", "--seeds", 4),
+    ],
+    ids=["networks", "random-features"],
+)
+def test_the_command_killed_at_random_ends_with_the_same_answer(words, tmp_path):
+    command = ("double-descent", *words, "--format", "none")
+    assert landscape(*command, "--out", tmp_path / "whole").returncode == 0
+
+    def pieces() -> int:
+        files = [*(tmp_path / "killed").glob("*/training.h5"), *(tmp_path / "killed").glob("*.journal")]
+        return sum(path.stat().st_size for path in files)
+
+    assert killed_until_done((*command, "--out", tmp_path / "killed"), 3, seed=0, progress=pieces) >= 1
+    (whole,), (killed,) = (sorted((tmp_path / name).glob("double-descent-*.h5")) for name in ("whole", "killed"))
+    assert whole.name == killed.name
+    digests = [Store(path.parent).read(path).attrs["content_digest"] for path in (whole, killed)]
+    assert digests[0] == digests[1]
 
 
 @pytest.mark.parametrize(
