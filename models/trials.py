@@ -166,8 +166,8 @@ def batches(configs: Sequence[RunConfig], stack: Stack = "auto") -> list[Batch]:
         return [Batch((config,)) for config in configs]
     found = []
     for group in stackable(configs):
-        for start in range(0, len(group.configs), MOST_STACKED):
-            part = group.configs[start : start + MOST_STACKED]
+        number = math.ceil(len(group.configs) / MOST_STACKED)
+        for part in (group.configs[start::number] for start in range(number)):  # of about the same size
             reason = group.reason or _why_not_together(part, stack)
             found += [Batch((config,), reason) for config in part] if reason else [Batch(part)]
     return found

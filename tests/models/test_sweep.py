@@ -329,6 +329,8 @@ def test_runs_are_stacked_where_it_pays_and_alone_where_they_cannot_be(tmp_path)
     assert any("are not trained faster together" in batch.reason for batch in of_one.batches)
     alone_by_seed = Sweep(space(batch_size="16,32"), stack="always").batches
     assert alone_by_seed[0].reason.startswith("no other run differs")
+    many = Sweep(space(seed=",".join(map(str, range(20)))), stack="always").batches
+    assert [len(batch.configs) for batch in many] == [10, 10]  # of at most 16
     with pytest.raises(ValueError, match="stack must be one of auto, never, always"):
         Sweep(mixed, stack="sometimes")
 
@@ -429,11 +431,12 @@ def flags(**more: str) -> list[str]:
     return [word for name, text in {**SMALL, **more}.items() for word in (f"--{name.replace('_', '-')}", text)]
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.sweep.cost._PILOTS", 1)
     out = tmp_path / "sweep"
-    sweep = ("sweep", *flags(), "--optimizer", "sgd,adam", "--init", "he,xavier", "--seeds", 1, "--executor", "serial")
+    sweep = ("sweep", *flags(), "--optimizer", "sgd,adam", "--init", "he", "--seeds", 2, "--executor", "serial")
     plan = json.loads(call(*sweep, "--out", out, "--dry-run", "--json").stdout)
-    assert list(plan["dims"]) == ["optimizer", "init", "seed"] and plan["left"] == 4 and plan["seconds_left"] > 0
+    assert list(plan["dims"]) == ["optimizer", "seed"] and plan["left"] == 4 and plan["seconds_left"] > 0
     assert not out.exists()
     done = json.loads(call(*sweep, "--out", out, "--probe", "symmetry", "--json").stdout)
     assert done["states"] == {"finished": 4, "diverged": 0, "failed": 0, "missing": 0}
@@ -443,8 +446,15 @@ def test_the_command(tmp_path):
     assert "optimizer (2): sgd, adam" in shown and "lowest val loss" in shown
     assert call("list", out).stdout.count("finished") == 4
     assert f"sweep/{done['best']['test_loss'][0]['run']}" in call("list", tmp_path).stdout
-    call("report", tmp_path, "--out", tmp_path / "report.html")
     assert len(json.loads(call("list", tmp_path, "--json").stdout)) == 4
+
+
+@pytest.mark.slow
+def test_a_sweep_is_drawn_and_reported(swept, tmp_path):
+    out = swept[2]
+    assert "files" in call("figure", out, "--format", "png").stdout
+    call("report", out.parent, "--out", tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size > 1000
 
 
 def test_the_command_with_a_plan_and_failures(tmp_path):
