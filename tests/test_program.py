@@ -15,8 +15,8 @@ import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
-import cli as program
-from cli import Failure, Stopped, cli, failure_of, options_of, progress_bar, stopping
+from commands.options import options_of
+from commands.program import Failure, Stopped, cli, failure_of, progress_bar, stopping
 from landscape.store import DamagedFileError, LockedError, MissingError
 from tests.commands import ROOT
 
@@ -41,7 +41,7 @@ def test_a_stop_that_lightning_turned_into_an_exit_is_still_a_stop(monkeypatch: 
         except KeyboardInterrupt:
             sys.exit(1)
 
-    monkeypatch.setattr(program.list_, "invoke", interrupted)
+    monkeypatch.setattr(cli.commands["list"], "invoke", interrupted)
     monkeypatch.setattr(sys, "argv", ["landscape", "list", "a folder"])
     result = CliRunner().invoke(cli, ["list"])
     assert result.exit_code == 143

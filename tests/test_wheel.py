@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("landscape", "models", "paper_figures")
+PACKAGES = ("commands", "landscape", "models", "paper_figures")
 
 
 @pytest.fixture(scope="module")
