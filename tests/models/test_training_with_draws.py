@@ -193,8 +193,7 @@ def test_logged_accuracy_with_mixup_counts_the_larger_share():
     module = Classifier(nn.Linear(1, 1), torch.optim.SGD)
     logged = {}
     module.log_dict = lambda metrics, **options: logged.update(metrics)
-    module._outputs = [(logits[:2], shares), (logits[2:], torch.tensor([[0, 0.1, 0.9]]))]
-    module._log_means("train")
+    module._log_means("train", [(logits[:2], shares), (logits[2:], torch.tensor([[0, 0.1, 0.9]]))])
     assert logged["train_accuracy"].item() == pytest.approx(2 / 3)
     expected = F.cross_entropy(logits, torch.cat([shares, torch.tensor([[0, 0.1, 0.9]])]))
     assert torch.equal(logged["train_loss"], expected)
