@@ -176,7 +176,7 @@ def instabilities(lines: xr.Dataset) -> xr.Dataset:
 
 
 def fork_rows(answer: xr.Dataset) -> list[dict[str, Any]]:
-    """List the instability of each fork: mean and interval, in percent of the examples for errors."""
+    """List the instability of each fork: mean and interval; that of errors is a share of the examples."""
     rows = []
     for step in answer["fork_step"].values:
         row: dict[str, Any] = {"fork_step": int(step)}

@@ -100,8 +100,9 @@ def path_between(
         The question, and the objective to ask it of.
 
     Raises:
-        ValueError: See `join`; if the folders are not two.
+        ValueError: See `join`; if the folders are not two, or permutations are given and nothing is aligned.
     """
+    _require_use(permutations, align)
     opened = _opened(runs)
     objective, thetas = join(opened, **options)
     start, end = thetas
@@ -128,8 +129,9 @@ def matrix_of(
         The question, and the objective to ask it of.
 
     Raises:
-        ValueError: See `join`.
+        ValueError: See `path_between`.
     """
+    _require_use(permutations, align)
     opened = _opened([folder for given in runs for folder in _runs_in(given)])
     groups = factor_groups(opened)
     names = sorted(opened, key=lambda name: (groups[name], _seed(opened[name]), name))
@@ -154,6 +156,11 @@ def stored_metrics(run: Run) -> dict[str, float]:
     names |= {"test_loss": "test_loss", "test_error": "test_accuracy"}
     known = {metric: found[name] for metric, name in names.items() if name in found}
     return {metric: 1 - value if metric.endswith("error") else value for metric, value in known.items()}
+
+
+def _require_use(permutations: Path | None, align: bool) -> None:
+    if permutations is not None and not align:
+        raise ValueError(f"permutations say how units are matched, so {permutations} has no use without align; add it.")
 
 
 def _opened(folders: Sequence[Path]) -> dict[str, Run]:

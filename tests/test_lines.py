@@ -50,7 +50,10 @@ def test_the_barrier_of_a_double_well_is_exact_and_refining_finds_it():
     coarse, fine = (Interpolation(torch.tensor([[2.0]]), points=4, refine=n)(objective) for n in (0, 6))
     assert coarse["barrier"].values[0, 0, 0] < 0.8 * hill
     assert fine["barrier"].values[0, 0, 0] == pytest.approx(hill, rel=1e-3)
-    assert fine["spacing"].item() == pytest.approx(coarse["spacing"].item() / 64)
+    assert coarse["spacing"].item() == pytest.approx(1 / 3)
+    assert fine["spacing"].item() == pytest.approx(1 / 3 / 64)
+    longer = Interpolation(torch.tensor([[2.0]]), points=13, reach=(-1.0, 2.0), refine=1)(objective)
+    assert longer["spacing"].item() == pytest.approx(0.25 / 2)  # a quarter between places, not a twelfth
 
 
 def test_an_arc_keeps_the_norm_and_has_the_bits_of_its_ends():

@@ -85,7 +85,7 @@ class Interpolation:
         Returns:
             loss, accuracy, test_loss, ... over (path, alpha), each under the BatchNorm policy of the objective;
             `barrier` over (path, metric, definition) and `peak` over (path, metric); `distance` and `cosine` of the
-            ends over (path,), and `spacing`, the distance of the places around the highest point.
+            ends over (path,), and `spacing`, the largest distance from a highest point to a place beside it.
 
         Raises:
             ValueError: If an end is the start itself, so that there is no path, or has another number of parameters.
@@ -101,8 +101,8 @@ class Interpolation:
         ends = [end.to(start) for end in self.ends]
         answer["distance"] = ("path", [float((end - start).norm()) for end in ends], {"units": "norm of parameters"})
         answer["cosine"] = ("path", [cosine(start, end) for end in ends], {"units": "1"})
-        about = {"units": "1", "long_name": "distance of the places around the highest points"}
-        answer["spacing"] = ((), (places(self.points)[1]) / 2**self.refine, about)
+        about = {"units": "1", "long_name": "largest distance from a highest point to the places beside it"}
+        answer["spacing"] = ((), max(map(np.ptp, _around_the_peaks(answer)), default=np.nan), about)
         return answer
 
     def _measured(self, objective: Objective, alphas: NDArray[np.float64]) -> xr.Dataset:
@@ -170,14 +170,16 @@ def _require_apart(probe: Interpolation, objective: Objective) -> None:
 
 def _beside_the_peaks(answer: xr.Dataset) -> NDArray[np.float64]:
     """Return the places halfway to the neighbours of each highest point between the ends."""
+    return np.unique([sum(pair) / 2 for pair in _around_the_peaks(answer)])
+
+
+def _around_the_peaks(answer: xr.Dataset) -> list[tuple[float, float]]:
+    """Pair each highest point between the ends with each of its neighbours there."""
     alphas = answer["alpha"].values
     inside = alphas[(alphas >= 0) & (alphas <= 1)]
-    found = []
-    for highest in np.unique(answer["peak"].values):
-        number = int(np.searchsorted(inside, highest))
-        near = inside[[n for n in (number - 1, number + 1) if 0 <= n < len(inside)]]
-        found += [(near + highest) / 2] if np.isfinite(highest) else []
-    return np.unique(np.concatenate(found)) if found else np.array([])
+    peaks = np.unique(answer["peak"].values)
+    numbers = np.searchsorted(inside, peaks[np.isfinite(peaks)]).tolist()
+    return [(inside[n], inside[m]) for n in numbers for m in (n - 1, n + 1) if 0 <= m < len(inside)]
 
 
 def _units(name: str) -> dict[str, str]:

@@ -60,10 +60,20 @@ def double_descent(
     if model == "least-squares":
         plan = least_squares_of(axis, typed, seeds, dimension)
     elif model in (None, "random-features"):
-        penalties = () if ridge == "none" else None if ridge is None else parse(ridge, tuple[float, ...])
+        penalties = None if ridge is None else _penalties(ridge)
         plan = random_features_of(axis, typed, seeds, penalties)
     else:
         networks = networks_of(axis, model, typed, seeds)
         return answer_networks(networks, store, executor or "processes", progress, tolerance)
     answer = answer_regression(plan, store, executor or "serial", progress, tolerance)
     return store.path / f"{answer_name(plan.about(), tolerance)}.h5", answer
+
+
+def _penalties(text: str) -> tuple[float, ...]:
+    if text == "none":
+        return ()
+    try:
+        found: tuple[float, ...] = parse(text, tuple[float, ...])
+    except ValueError:
+        raise ValueError(f"ridge must be penalties by commas, as in 0.01,1, or none, got {text!r}") from None
+    return found

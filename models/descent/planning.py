@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from landscape.fields import fields_of
+from models.architectures import ARCHITECTURES
 from models.config import RunConfig
 from models.descent.least_squares import LeastSquares
 from models.descent.networks import FIELD, Networks
 from models.descent.random_features import PENALTIES, FeatureRegression
 from models.descent.sizes import AXES, check_axis
+from models.registry import unknown
 from models.space import Choices, read_dimension
 
 FACTORS = (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 8.0)
@@ -116,6 +118,8 @@ def networks_of(axis: str, model: str, texts: Mapping[str, str], seeds: int | No
         ValueError: If the plan has no curve, or a run cannot be trained.
     """
     check_axis(axis, AXES, model)
+    if model not in ARCHITECTURES:
+        raise ValueError(unknown("model", model, [*ARCHITECTURES, "least-squares"]))
     size = FIELD[axis]
     swept = {size, "label_noise", "seed", "weight_decay"}
     rest = {name: one(name, text, None) for name, text in texts.items() if name not in swept}

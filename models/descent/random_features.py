@@ -70,6 +70,8 @@ class FeatureRegression:
         check_axis(self.axis, self.axes, "random-features")
         check_plan(self.axis, self.sizes, self.noises, self.seeds)
         check_penalties(self.penalties)
+        if self.other < 1:
+            raise ValueError(f"random features need at least 1 example and 1 feature, got {self.other}")
         plain = RunConfig(model="random-features")
         swept = {"model", "width", "train_size", "label_noise", "seed", *DECIDES}
         for field in fields(RunConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
@@ -52,11 +53,13 @@ def check_noises(noises: tuple[float, ...]) -> None:
 
 
 def check_penalties(penalties: tuple[float, ...]) -> None:
-    """Refuse penalties that are not above zero, which the first arm is.
+    """Refuse penalties that are not finite and above zero, which the first arm is.
 
     Raises:
         ValueError: If one is not, or they do not rise.
     """
-    if any(penalty <= 0 for penalty in penalties) or list(penalties) != sorted(set(penalties)):
+    if not all(0 < penalty < math.inf for penalty in penalties) or list(penalties) != sorted(set(penalties)):
         shown = ", ".join(map(str, penalties))
-        raise ValueError(f"penalties must rise from above 0, got {shown}; training without one is always there")
+        raise ValueError(
+            f"penalties must be finite and rise from above 0, got {shown}; training without one is always there"
+        )

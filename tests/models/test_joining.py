@@ -153,6 +153,9 @@ def test_a_specification_of_ones_own_is_read_and_checked(runs, tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             path_between(pair, True, file, LINE)
+    for ask_for in (path_between, matrix_of):
+        with pytest.raises(ValueError, match="has no use without align"):
+            ask_for(pair, False, file, {})
     file.write_text(json.dumps(right))
     with pytest.raises(ValueError, match="the permuted network is another function"):
         path_between(pair, True, file, LINE)

@@ -180,6 +180,8 @@ def test_plans_from_words_take_the_usual_training_unless_told_otherwise():
     assert networks_of("noise", "cnn", {"label_noise": "0,0.1,0.2"}, 2).noises == (0.0, 0.1, 0.2)
     with pytest.raises(ValueError, match="no usual widths of 'resnet'; give width"):
         networks_of("width", "resnet", {}, 1)
+    with pytest.raises(ValueError, match="unknown model 'mpl'; did you mean 'mlp'"):
+        networks_of("width", "mpl", {}, 1)
 
 
 # --- the command -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 
 from landscape import Store
 from models.config import RunConfig
+from models.descent import double_descent
 from models.descent.answering import answer_regression
 from models.descent.least_squares import LeastSquares
 from models.descent.planning import least_squares_of, random_features_of, regression_sizes
@@ -167,7 +168,9 @@ def test_a_journal_of_another_torch_is_refused(tmp_path, monkeypatch):
         ({"noises": (0.2, 0.1)}, "levels of noise must rise"),
         ({"axis": "noise"}, "the axis noise needs at least 3 levels"),
         ({"seeds": (0, 0)}, "seeds must be different"),
-        ({"penalties": (0.0, 1.0)}, "penalties must rise from above 0"),
+        ({"penalties": (0.0, 1.0)}, "penalties must be finite and rise from above 0"),
+        ({"penalties": (float("nan"),)}, "penalties must be finite and rise from above 0, got nan"),
+        ({"other": 0}, "random features need at least 1 example and 1 feature, got 0"),
         ({"config": replace(PLAIN, lr=0.5)}, "solved in closed form, so lr has no part in it, got 0.5"),
         ({"config": replace(PLAIN, val_fraction=0.0)}, "chosen on the validation split; give val_fraction above 0"),
     ],
@@ -218,6 +221,11 @@ def test_plans_from_words():
 def test_words_that_make_no_plan(texts, message):
     with pytest.raises(ValueError, match=message):
         random_features_of("width", texts, None)
+
+
+def test_penalties_that_are_no_numbers(tmp_path):
+    with pytest.raises(ValueError, match=r"ridge must be penalties by commas, as in 0.01,1, or none, got 'strong'"):
+        double_descent(Store(tmp_path), ridge="strong")
 
 
 def test_least_squares_take_no_data():
