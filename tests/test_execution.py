@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from landscape.execution import (
+    LostWorkError,
     SerialExecutor,
     Work,
     open_executor,
@@ -316,11 +317,12 @@ def test_the_work_goes_on_when_both_processes_are_killed_one_after_the_other():
 def test_an_item_that_kills_its_process_is_named_after_all_others_are_done():
     notebook, message = Notebook(), "stage 'corner', item 3: every worker that computed it died"
     with (
-        pytest.raises(RuntimeError, match=message),
+        pytest.raises(LostWorkError, match=message) as lost,
         open_executor("processes:2") as pool,
         working(Work(pool, notebook)),
     ):
         resumable_map(poisoned, None, range(20), stage="corner")
+    assert lost.value.places == [3]
     assert set(notebook.pages) == {f"corner/{n}" for n in range(20)} - {"corner/3"}
     with working(Work(SerialExecutor(), notebook)):
         assert len(resumable_map(slowly, None, range(20), stage="corner")) == 20

@@ -1,7 +1,7 @@
 """One seam for independent work, `concurrent.futures.Executor`, and a map over it that can be resumed."""
 
 from landscape.execution.engines import SerialExecutor, open_executor
-from landscape.execution.mapping import resumable_map
+from landscape.execution.mapping import LostWorkError, resumable_map
 from landscape.execution.work import (
     Journal,
     Progress,
@@ -21,6 +21,7 @@ from landscape.execution.worker import Answer
 __all__ = [
     "Answer",
     "Journal",
+    "LostWorkError",
     "Progress",
     "SerialExecutor",
     "Work",

@@ -22,6 +22,18 @@ _LOOK = 1.0  # seconds after which a wait looks whether there is anybody to wait
 Pieces = list[tuple[str, Answer]]
 
 
+class LostWorkError(RuntimeError):
+    """Pieces that killed every worker which computed them; all others are finished and journalled.
+
+    Attributes:
+        places: Their numbers among the items of the map.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(_which_killed(keys))
+        self.places = [int(key.rpartition("/")[2]) for key in keys]
+
+
 def resumable_map(
     function: Callable[[Any, Any], Answer], shared: Any, items: Sequence[Any], stage: str = "point"
 ) -> list[Answer]:
@@ -39,8 +51,8 @@ def resumable_map(
     Raises:
         ValueError: If `shared` cannot be sent to another process.
         TypeError: If an answer is not a dict of numbers.
-        RuntimeError: If a piece kills every worker that computes it, after all others were finished; or if the
-            cluster is lost.
+        LostWorkError: If a piece kills every worker that computes it, after all others were finished.
+        RuntimeError: If the cluster is lost.
     """
     work = current_work() or Work(SerialExecutor())
     stage = work.open_stage(stage)
@@ -83,7 +95,7 @@ def _computed(
             work.remote_passes += finished.passes
             yield [(key, answer) for (key, _), answer in zip(tile.pieces, finished.answers, strict=True)]
     if tiles.given_up:
-        raise RuntimeError(_which_killed(tiles.given_up))
+        raise LostWorkError(tiles.given_up)
 
 
 def _finished(engine: Engine, parcel: Parcel, tiles: Tiles) -> Iterator[tuple[Tile, Finished]]:

@@ -16,11 +16,12 @@ import torch
 import xarray as xr
 
 from landscape.measure import ask
-from landscape.store import DiskFullError, LockedError, StoreError, UnwritableError
-from landscape.sweeps import FAILURE, PLAN, Row, read_run
+from landscape.store import DiskFullError, LockedError, Store, StoreError, UnwritableError
+from landscape.sweeps import FAILURE, PLAN, Row, fingerprint, read_run
 from models.config import RunConfig
 from models.opened import Run, open_run
 from models.planes import objective_and_probe
+from models.run import is_finished
 from models.trials import in_one_line, is_done, train_batch
 from models.watching import read_probe
 
@@ -56,6 +57,12 @@ class Task:
     wall_seconds: Mapping[str, float] = field(default_factory=dict)
     retry: frozenset[str] = frozenset()
 
+    def alone(self) -> list[Task]:
+        """The same, a run at a time."""
+        names = [config.hash for config in self.configs]
+        seconds = [{name: self.wall_seconds[name]} if name in self.wall_seconds else {} for name in names]
+        return [Task((c,), s, self.retry & {c.hash}) for c, s in zip(self.configs, seconds, strict=True)]
+
 
 def settle(job: Job, task: Task) -> Row:
     """Train runs unless they are done, ask what has not been asked, and return their rows of the journal.
@@ -86,10 +93,22 @@ def settle(job: Job, task: Task) -> Row:
     except StoreError:  # a damaged file, which is named when the run is read
         pass
     seconds |= dict.fromkeys(left, (time.monotonic() - started) / max(1, len(left)))
-    rows = {config.hash: _row(job, out / config.hash, locked) for config in task.configs}
+    rows = {config.hash: _row(job, out / config.hash, config, locked) for config in task.configs}
     for name in seconds:
         rows[name]["wall_seconds"] = seconds[name]
     return {f"{run}/{name}": value for run, row in rows.items() for name, value in row.items()}
+
+
+def settle_lost(job: Job, config: RunConfig) -> Row:
+    """Record a run over which worker after worker died, as having failed, and return its row as `settle` does."""
+    folder = Path(job.out) / config.hash
+    error = "every worker that was given this run died, as from too little memory or a crash in native code"
+    row: Row = {}
+    if _is_done(folder):  # it is a probe that kills
+        row = {"error": error, "probes": json.dumps({text: {} for text in job.probes})}
+    else:
+        Store(folder).save_json(FAILURE, {"error": error, "config": config.to_dict()})
+    return {f"{config.hash}/{name}": value for name, value in {**read_run(folder), **row}.items()}
 
 
 def unpacked(packed: Row) -> dict[str, Row]:
@@ -108,8 +127,10 @@ def _is_done(folder: Path) -> bool:
         return False
 
 
-def _row(job: Job, folder: Path, locked: str) -> Row:
+def _row(job: Job, folder: Path, config: RunConfig, locked: str) -> Row:
     """Ask of one run what has not been asked, and read what became of it."""
+    if other := _other(folder, config):
+        return {"status": "failed", "error": other, "files": fingerprint(folder)}
     try:
         answers, error = _answers(job, folder)
     except LockedError as other:
@@ -122,6 +143,17 @@ def _row(job: Job, folder: Path, locked: str) -> Row:
     if row["status"] == "missing":
         return {**row, "error": locked or error}
     return {**row, "error": row["error"] or error, "probes": json.dumps({**dict.fromkeys(job.probes), **answers})}
+
+
+def _other(folder: Path, config: RunConfig) -> str:
+    """Say what other run lies in a folder, as where one was trained into it by hand; empty if none does."""
+    try:
+        is_finished(Store(folder, create=False), config)
+    except ValueError as error:
+        return str(error)
+    except StoreError:
+        pass
+    return ""
 
 
 def _require_same_folder(job: Job) -> None:

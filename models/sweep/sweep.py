@@ -16,7 +16,7 @@ from typing import Any
 
 import xarray as xr
 
-from landscape.execution import Progress, Work, num_workers, open_executor, resumable_map, working
+from landscape.execution import LostWorkError, Progress, Work, num_workers, open_executor, resumable_map, working
 from landscape.measure import kebab
 from landscape.provenance import provenance
 from landscape.store import Journal, Store
@@ -24,7 +24,7 @@ from landscape.sweeps import PLAN, SCHEMA_VERSION, Row, is_current, open_sweep
 from models.config import RunConfig
 from models.data import load_data
 from models.space import Space
-from models.sweep.job import Job, Task, digest_of, is_failed, settle, unpacked
+from models.sweep.job import Job, Task, digest_of, is_failed, settle, settle_lost, unpacked
 from models.sweep.plan import Plan, make_plan
 from models.trials import Batch, Stack, batches
 from models.watching import read_probe
@@ -134,10 +134,10 @@ class Sweep:
         self._require_data()
         store = Store(out)
         with store.lock(), store.journal(PLAN) as journal:
-            self.save_plan(store)
             tasks, counts = self.left(store.path, retry_failed)
             opened = open_executor(executor) if isinstance(executor, str) and tasks else nullcontext(executor)
             with opened as engine:
+                self.save_plan(store)  # once there are workers: a wrong word for them takes the place of no plan
                 rows = _Rows(journal, counts, progress, watch)
                 rows.tell()
                 for pause in _PAUSES:
@@ -188,7 +188,24 @@ class Sweep:
         job = Job(str(store.path.absolute()), digest_of(store.path), self.probes)
         with working(Work(engine, rows, scratch=store.path)):
             rows.begin(num_workers())
-            resumable_map(settle, job, tasks, stage="runs")
+            try:
+                resumable_map(settle, job, tasks, stage="runs")
+            except LostWorkError as lost:
+                self._settle_lost(job, [tasks[place] for place in lost.places], rows)
+
+    def _settle_lost(self, job: Job, tasks: Sequence[Task], rows: _Rows) -> None:
+        """Give the runs of stacks that killed their workers a worker each; those that kill them alone have failed."""
+        alone = [one for task in tasks for one in task.alone()]
+        places = range(len(alone))
+        if len(alone) > len(tasks):
+            try:
+                resumable_map(settle, job, alone, stage="runs of stacks")
+                return
+            except LostWorkError as lost:
+                places = lost.places
+        for place in places:
+            (config,) = alone[place].configs
+            rows.append(config.hash, settle_lost(job, config))
 
 
 @dataclass

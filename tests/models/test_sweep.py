@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,14 @@ from click.testing import CliRunner, Result
 
 from cli import cli
 from landscape import Objective, Store, open_sweep
+from landscape.execution import LostWorkError
 from landscape.store import DamagedFileError, MissingError, NewerSchemaError
 from landscape.sweep_tables import duration
 from landscape.sweeps import PLAN, overviews_of
 from models.run import RunConfig, train
 from models.space import Choices, Space
 from models.sweep import Counts, Sweep, estimate, read_file, read_options
+from models.sweep import sweep as sweep_module
 from models.sweep.display import Display, row_of
 from models.sweep.job import Job, Task, digest_of, settle
 
@@ -342,6 +344,51 @@ def test_a_stack_that_fails_is_trained_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr("models.trials.train_stack", broken)
     answer = Sweep(space(seed="0,1"), stack="always")(tmp_path, "serial")
     assert (answer["status"] == "finished").all()
+
+
+def test_a_run_that_kills_its_workers_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    """First the runs of a stack alone, then each that still kills has failed, or its probe has."""
+    asked = []
+
+    def deadly(function, job, tasks, stage):
+        asked.append([len(task.configs) for task in tasks])
+        if len(asked) == 1:
+            raise LostWorkError(["runs/0"])
+        for task in tasks[1:]:
+            rows[0].append("", function(job, task))
+        raise LostWorkError(["runs/0"])
+
+    rows = []
+    begin = sweep_module._Rows.begin
+    monkeypatch.setattr(sweep_module._Rows, "begin", lambda self, n: (rows.append(self), begin(self, n))[1])
+    monkeypatch.setattr(sweep_module, "resumable_map", deadly)
+    sweep = Sweep(space(seed="0,1,2"), stack="always")
+    answer = sweep(tmp_path, "serial")
+    assert asked == [[3], [1, 1, 1]]
+    assert answer["status"].values.tolist() == ["failed", "finished", "finished"]
+    assert answer["error"].values[0].startswith("every worker that was given this run died")
+    assert sweep.left(tmp_path)[0] == [] and len(sweep.left(tmp_path, retry_failed=True)[0]) == 1
+    again = Sweep(space(seed="1,2"), (NORM,), stack="never")
+    asked[:] = [[]]
+    probed = again(tmp_path, "serial")
+    assert probed["status"].values.tolist() == ["finished"] * 2 and "died" in probed["error"].values[0]
+    assert again.left(tmp_path)[0] == []
+
+
+def test_another_run_in_the_folder_of_a_run_is_named(tmp_path):
+    sweep = Sweep(space(seed="0,1"), stack="never")
+    first, second = sweep.configs
+    train(replace(first, lr=0.5), tmp_path / first.hash)
+    answer = sweep(tmp_path, "serial")
+    assert answer["status"].values.tolist() == ["failed", "finished"]
+    assert "holds another run (lr is 0.5 there" in answer["error"].values[0]
+    assert open_sweep(tmp_path)["status"].values.tolist() == ["failed", "finished"]
+
+
+def test_a_wrong_executor_takes_the_place_of_no_plan(tmp_path):
+    with pytest.raises(ValueError, match="executor must be"):
+        Sweep(space(seed="0,1"))(tmp_path, "procesess")
+    assert not (tmp_path / f"{PLAN}.json").exists()
 
 
 def test_a_damaged_run_is_named(tmp_path):
