@@ -377,7 +377,7 @@ def test_a_run_that_kills_its_workers_is_recorded_and_the_others_go_on(tmp_path,
 
 def test_another_run_in_the_folder_of_a_run_is_named(tmp_path):
     sweep = Sweep(space(seed="0,1"), stack="never")
-    first, second = sweep.configs
+    first, _ = sweep.configs
     train(replace(first, lr=0.5), tmp_path / first.hash)
     answer = sweep(tmp_path, "serial")
     assert answer["status"].values.tolist() == ["failed", "finished"]
