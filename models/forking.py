@@ -170,7 +170,10 @@ def instabilities(lines: xr.Dataset) -> xr.Dataset:
     of_each = [[_spearman(steps, column) for column in one.T] for one in of_seeds.values]
     answer["seed_spearman"] = (("seed", "metric"), of_each)
     stable = [_stable_from(steps, c) if m.endswith("error") else np.nan for m, c in zip(metrics, mean.T, strict=True)]
-    about = {"units": "optimizer steps", "long_name": f"first fork from which on the error is stable ({STABLE:.0%})"}
+    about = {
+        "units": "optimizer steps",
+        "long_name": f"first fork from which on the mean over seeds is stable ({STABLE:.0%})",
+    }
     answer["stable_from"] = ("metric", stable, about)
     return answer.assign_attrs(stable=STABLE)
 

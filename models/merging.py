@@ -53,8 +53,8 @@ def uniform_soup(runs: Mapping[str, Run]) -> Merged:
 def greedy_soup(runs: Mapping[str, Run]) -> Merged:
     """Runs enter, the best first, where that does not lower validation accuracy (Wortsman et al. 2022).
 
-    The first is taken as it is, so that the soup is never worse on the validation split than the best run. The test
-    split takes no part in the choice.
+    The soup is never worse on the validation split than the best run. Single runs too are judged with statistics of
+    BatchNorm that are measured anew, so that no mixture has a head start. The test split takes no part in the choice.
 
     Raises:
         ValueError: If the runs have no validation split.
@@ -72,9 +72,9 @@ def greedy_soup(runs: Mapping[str, Run]) -> Merged:
     def accuracy(network: nn.Module) -> float:
         return measure(network, validation)[1]
 
-    own = {name: accuracy(run.model()) for name, run in runs.items()}
+    own = {name: accuracy(_mean([run])) for name, run in runs.items()}
     best, *others = sorted(runs, key=lambda name: -own[name])
-    entered, reached, network = [best], own[best], runs[best].model()
+    entered, reached, network = [best], own[best], _mean([runs[best]])
     for name in others:
         candidate = _mean([runs[each] for each in (*entered, name)])
         if (score := accuracy(candidate)) >= reached:

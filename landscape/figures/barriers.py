@@ -191,7 +191,7 @@ def _stability_told(answer: xr.Dataset) -> list[str]:
         if metric in answer["metric"].values:
             one = answer.sel(metric=metric)
             start, rank = float(one["stable_from"]), float(one["spearman"])
-            told = f"stable from {start:,.0f}" if np.isfinite(start) else "not stable at any"
+            told = f"its mean is stable from {start:,.0f}" if np.isfinite(start) else "its mean is stable at none"
             lines.append(
                 f"{_TITLES[metric]}: {told}, Spearman {rank:.2f}" if np.isfinite(rank) else f"{_TITLES[metric]}: {told}"
             )
